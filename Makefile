@@ -1,0 +1,35 @@
+# Every target does its own set-up: a virtual environment in .venv with the project and its development tools.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test check demo chaos bench setup clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli]'
+	touch $@
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+demo: .venv/ready
+	$(BIN)/outlast demo $(ARGS)
+
+chaos: .venv/ready
+	$(BIN)/python -m examples.shop.chaos $(ARGS)
+
+bench: .venv/ready
+	$(BIN)/python -m bench.run $(ARGS)
+
+clean:
+	rm -rf .venv .bench

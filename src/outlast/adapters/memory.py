@@ -1,0 +1,377 @@
+"""The reference engine: everything in one process, nothing survives it. Tests and simulations stand on it.
+
+It is optimistic where SQLite locks: two transactions may overlap, and the later commit is refused when it
+rests on what the earlier one changed. So a simulation meets every race that any engine could have.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from outlast.core.recovery import Patience
+from outlast.errors import Conflict
+from outlast.ports import (
+    Address,
+    Changes,
+    DeadLetter,
+    DeadLetterStatus,
+    Delivery,
+    Entry,
+    InstanceStatus,
+    Parcel,
+    QueueStatus,
+    Receipt,
+    Saved,
+    Stash,
+    Stored,
+    WorkflowStatus,
+    World,
+)
+
+SUSPECTS = 256
+"""How many messages at the head of a queue a worker that died may have been handling."""
+
+
+@dataclass(slots=True)
+class Row:
+    """A message in a queue."""
+
+    packet: bytes
+    count: int = 0
+    claimed_until: datetime | None = None
+    owner: MemoryEngine | None = None
+
+    def is_hidden(self, now: datetime) -> bool:
+        return self.claimed_until is not None and self.claimed_until > now
+
+
+@dataclass(slots=True)
+class InstanceRow:
+    """A stored instance."""
+
+    saved: Saved
+    version: int
+    started_at: datetime
+    changed_at: datetime
+
+
+@dataclass
+class MemoryStore:
+    """What is kept; several engines (one per simulated process) may share it."""
+
+    queues: dict[str, dict[int, Row]] = field(default_factory=dict[str, dict[int, Row]])
+    topics: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    dated: list[tuple[datetime, str, Parcel]] = field(default_factory=list[Any])
+    instances: dict[Address, InstanceRow] = field(default_factory=dict[Address, InstanceRow])
+    stashes: list[Stash] = field(default_factory=list[Stash])
+    dead: list[DeadLetterStatus] = field(default_factory=list[DeadLetterStatus])
+    entries: list[Entry] = field(default_factory=list[Entry])
+    replies: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    sent_ids: set[str] = field(default_factory=set[str])
+    engines: list[MemoryEngine] = field(default_factory=list[Any])
+    last_receipt: int = 0
+
+    def enqueue(self, queue: str, packet: bytes) -> None:
+        self.last_receipt += 1
+        self.queues.setdefault(queue, {})[self.last_receipt] = Row(packet)
+
+    def deliver(self, parcel: Parcel) -> None:
+        """Puts a parcel where it belongs, now."""
+        if parcel.reply_to:
+            self.replies[parcel.reply_to] = parcel.packet
+        if parcel.queue:
+            self.enqueue(parcel.queue, parcel.packet)
+        if parcel.topic:
+            for service, topics in self.topics.items():
+                if parcel.topic in topics:
+                    self.enqueue(service, parcel.packet)
+
+    def wake(self) -> None:
+        for engine in self.engines:
+            if engine.is_alive:
+                for notify in engine.listeners:
+                    notify()
+
+
+class MemoryEngine:
+    """One process's view of a `MemoryStore`."""
+
+    connection_type: type[Any] | None = None
+
+    def __init__(self, store: MemoryStore, world: World) -> None:
+        self.store = store
+        self.world = world
+        self.services: set[str] = set()
+        self.is_alive = True
+        self.listeners: list[Callable[[], None]] = []
+        store.engines.append(self)
+
+    async def declare(self, service: str, topics: Sequence[str]) -> None:
+        self.services.add(service)
+        self.store.topics[service] = set(topics)
+        rows = self.store.queues.setdefault(service, {})
+        died = [e for e in self.store.engines if not e.is_alive and service in e.services]
+        for engine in died:
+            engine.services.discard(service)
+        for row in rows.values():
+            if row.owner is not None and not row.owner.is_alive:
+                row.owner = row.claimed_until = None
+        if died:
+            for row in list(rows.values())[:SUSPECTS]:
+                row.count = max(row.count, min(row.count + 1, Patience().alone_after))
+
+    async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
+        now = self.world.now()
+        found: list[Delivery] = []
+        for receipt, row in self.store.queues.get(service, {}).items():
+            if not row.is_hidden(now):
+                found.append(Delivery(receipt, row.packet, row.count))
+                if len(found) == limit:
+                    break
+        return found
+
+    async def begin(self, service: str) -> MemoryWork:
+        return MemoryWork(self, service)
+
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        pass
+
+    async def relay(self, now: datetime, limit: int) -> datetime | None:
+        store = self.store
+        due = bisect.bisect_right(store.dated, now, key=lambda letter: letter[0])
+        moved, store.dated[:due] = store.dated[: min(due, limit)], store.dated[min(due, limit) : due]
+        for _, _, parcel in moved:
+            store.deliver(parcel)
+        expired = [stash for stash in store.stashes if stash.until <= now]
+        store.stashes = [stash for stash in store.stashes if stash.until > now]
+        for stash in expired:
+            store.dead.append(DeadLetterStatus(letter=expired_stash(stash, now, self.world.new_id()), status="open"))
+        if moved:
+            store.wake()
+        nexts = [letter[0] for letter in store.dated[:1]] + [stash.until for stash in store.stashes]
+        return min(nexts, default=None)
+
+    def listen(self, name: str, notify: Callable[[], None]) -> None:
+        self.listeners.append(notify)
+
+    async def reply(self, request: str) -> bytes | None:
+        return self.store.replies.pop(request, None)
+
+    async def close(self) -> None:
+        if self in self.store.engines:
+            self.store.engines.remove(self)
+
+    def die(self) -> None:
+        """What SIGKILL does to the process that has this engine."""
+        self.is_alive = False
+
+
+class MemoryWork:
+    """A transaction that is checked when it commits."""
+
+    def __init__(self, engine: MemoryEngine, service: str) -> None:
+        self.engine = engine
+        self.service = service
+
+    async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
+        return {d.receipt for d in deliveries if self._is_ours(d)}
+
+    def _is_ours(self, delivery: Delivery) -> bool:
+        row = self.engine.store.queues.get(self.service, {}).get(int(delivery.receipt))
+        return row is not None and row.count == delivery.count
+
+    async def load(self, addresses: Sequence[Address]) -> Mapping[Address, Stored]:
+        rows = self.engine.store.instances
+        return {
+            address: Stored(row.saved.state, row.version, row.saved.done)
+            for address in addresses
+            if (row := rows.get(address)) is not None
+        }
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        yield None
+
+    async def commit(self, changes: Changes) -> None:
+        self._check(changes)
+        self._apply(changes)
+
+    async def rollback(self) -> None:
+        pass
+
+    def _check(self, changes: Changes) -> None:
+        store = self.engine.store
+        for delivery in [*changes.handled, *changes.claimed]:
+            if not self._is_ours(delivery):
+                raise Conflict(f"delivery {delivery.receipt} of {self.service!r} was taken by another turn")
+        for saved in changes.saved:
+            row = store.instances.get(saved.address)
+            if (row.version if row else 0) != saved.version:
+                raise Conflict(f"{saved.address} was changed by another turn after it was loaded")
+        for stash in changes.stashed:
+            if stash.address in store.instances:
+                raise Conflict(f"{stash.address} was started by another turn")
+
+    def _apply(self, changes: Changes) -> None:
+        store, now = self.engine.store, self.engine.world.now()
+        queue = store.queues.setdefault(self.service, {})
+        for delivery in changes.handled:
+            queue.pop(int(delivery.receipt), None)
+        for delivery in changes.claimed:
+            row = queue[int(delivery.receipt)]
+            row.count, row.claimed_until, row.owner = row.count + 1, changes.claimed_until, self.engine
+        for delivery in changes.renewed:
+            if self._is_ours(delivery):
+                queue[int(delivery.receipt)].claimed_until = changes.claimed_until
+        for delivery in changes.released:
+            if self._is_ours(delivery):
+                row = queue[int(delivery.receipt)]
+                row.count, row.claimed_until, row.owner = row.count - 1, None, None
+        for saved in changes.saved:
+            self._save(saved, now)
+        self._send(changes.parcels, now)
+        gone = {letter.id for letter in changes.withdrawn}
+        if gone:
+            store.dated = [letter for letter in store.dated if letter[1] not in gone]
+        store.stashes += changes.stashed
+        store.dead += [DeadLetterStatus(letter=letter, status="open") for letter in changes.dead]
+        store.entries += changes.history
+        store.wake()
+
+    def _save(self, saved: Saved, now: datetime) -> None:
+        store = self.engine.store
+        row = store.instances.get(saved.address)
+        started_at = row.started_at if row else now
+        store.instances[saved.address] = InstanceRow(saved, saved.version + 1, started_at, now)
+        if row is None:
+            for stash in [stash for stash in store.stashes if stash.address == saved.address]:
+                store.stashes.remove(stash)
+                store.enqueue(saved.address.service, stash.packet)
+
+    def _send(self, parcels: Sequence[Parcel], now: datetime) -> None:
+        store = self.engine.store
+        for parcel in parcels:
+            if parcel.once:
+                if parcel.id in store.sent_ids:
+                    continue
+                store.sent_ids.add(parcel.id)
+            if parcel.due is not None and parcel.due > now:
+                bisect.insort(store.dated, (parcel.due, parcel.id, parcel), key=lambda letter: letter[:2])
+            else:
+                store.deliver(parcel)
+
+
+class MemoryInspector:
+    """What operators may ask of a `MemoryStore`."""
+
+    def __init__(self, store: MemoryStore, world: World) -> None:
+        self.store = store
+        self.world = world
+
+    async def queues(self) -> Sequence[QueueStatus]:
+        store, now = self.store, self.world.now()
+        return [
+            QueueStatus(
+                service=name,
+                topics=sorted(store.topics.get(name, ())),
+                waiting=sum(not row.is_hidden(now) for row in rows.values()),
+                claimed=sum(row.is_hidden(now) for row in rows.values()),
+                dated=sum(letter[2].queue == name for letter in store.dated),
+                dead=sum(item.letter.service == name and item.status == "open" for item in store.dead),
+                workers=sum(engine.is_alive and name in engine.services for engine in store.engines),
+            )
+            for name, rows in sorted(store.queues.items())
+        ]
+
+    async def workflows(self) -> Sequence[WorkflowStatus]:
+        rows = self.store.instances
+        names = sorted({(a.service, a.workflow) for a in rows})
+        return [
+            WorkflowStatus(
+                service=service,
+                workflow=workflow,
+                running=sum((a.service, a.workflow) == (service, workflow) and not r.saved.done for a, r in rows.items()),
+                done=sum((a.service, a.workflow) == (service, workflow) and r.saved.done for a, r in rows.items()),
+            )
+            for service, workflow in names
+        ]
+
+    async def instances(self, *, key: str, done: bool | None, limit: int) -> Sequence[InstanceStatus]:
+        found = [
+            row
+            for address, row in self.store.instances.items()
+            if (not key or address.key == key) and (done is None or row.saved.done == done)
+        ]
+        found.sort(key=lambda row: row.changed_at, reverse=True)
+        return [
+            InstanceStatus(
+                address=row.saved.address,
+                version=row.version,
+                done=row.saved.done,
+                conversation=row.saved.conversation,
+                started_at=row.started_at,
+                changed_at=row.changed_at,
+                state=msgspec.Raw(row.saved.state),
+            )
+            for row in found[:limit]
+        ]
+
+    async def history(self, *, conversation: str, after: int, limit: int) -> Sequence[tuple[int, Entry]]:
+        numbered = enumerate(self.store.entries, start=1)
+        return [
+            (number, entry)
+            for number, entry in numbered
+            if number > after and (not conversation or entry.conversation == conversation)
+        ][:limit]
+
+    async def dead_letters(self, *, status: str, id: str, limit: int) -> Sequence[DeadLetterStatus]:
+        return [
+            item
+            for item in self.store.dead
+            if (not status or item.status == status) and item.letter.id.startswith(id)
+        ][:limit]
+
+    async def settle(self, parcels: Mapping[str, Parcel | None], *, status: str) -> int:
+        settled = 0
+        for index, item in enumerate(self.store.dead):
+            if item.status == "open" and item.letter.id in parcels:
+                self.store.dead[index] = DeadLetterStatus(letter=item.letter, status=status)
+                settled += 1
+                if (parcel := parcels[item.letter.id]) is not None:
+                    self.store.deliver(parcel)
+        self.store.wake()
+        return settled
+
+    async def clean(self, now: datetime, history_until: datetime, limit: int) -> int:
+        store = self.store
+        old = [
+            address
+            for address, row in store.instances.items()
+            if row.saved.keep_until is not None and row.saved.keep_until <= now
+        ][:limit]
+        for address in old:
+            del store.instances[address]
+        kept = [entry for entry in store.entries if entry.at > history_until]
+        removed = len(old) + len(store.entries) - len(kept)
+        store.entries = kept
+        return removed
+
+
+def expired_stash(stash: Stash, now: datetime, id: str) -> DeadLetter:
+    """The dead letter of a message whose instance never came."""
+    address = stash.address
+    return DeadLetter(
+        id=id,
+        service=address.service,
+        packet=stash.packet,
+        key=address.key,
+        reason=f"no {address.workflow!r} with key {address.key!r} began within the time that its messages are stashed",
+        at=now,
+    )

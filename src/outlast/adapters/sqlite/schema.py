@@ -1,0 +1,203 @@
+"""The tables, how they are made and brought up to date, and how a connection is opened.
+
+A queue is a table of its own: its rows are taken in the order of their ids, so it needs no index, and its cost
+does not grow with what is waiting. Times are whole microseconds since 1970-01-01 UTC.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from outlast.errors import Misuse, Unavailable
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+MIGRATIONS: Sequence[str] = (
+    """
+    CREATE TABLE outlast_queues (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        next INTEGER NOT NULL DEFAULT 1     -- ids are never used again, so that an old claim fits no new row
+    );
+    CREATE TABLE outlast_topics (
+        topic TEXT NOT NULL,
+        queue INTEGER NOT NULL,
+        PRIMARY KEY (topic, queue)
+    ) WITHOUT ROWID;
+    CREATE TABLE outlast_dated (
+        due INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        packet BLOB NOT NULL,
+        PRIMARY KEY (due, id)
+    ) WITHOUT ROWID;
+    CREATE TABLE outlast_workflows (
+        id INTEGER PRIMARY KEY,
+        service TEXT NOT NULL,
+        name TEXT NOT NULL,
+        UNIQUE (service, name)
+    );
+    CREATE TABLE outlast_instances (
+        id INTEGER PRIMARY KEY,             -- in order of beginning, so that live rows lie together
+        workflow INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        done INTEGER NOT NULL,
+        conversation TEXT NOT NULL,
+        started_at INTEGER NOT NULL,
+        changed_at INTEGER NOT NULL,
+        keep_until INTEGER,
+        state BLOB NOT NULL
+    );
+    CREATE UNIQUE INDEX outlast_instances_key ON outlast_instances (key, workflow);
+    CREATE INDEX outlast_instances_keep ON outlast_instances (keep_until) WHERE keep_until IS NOT NULL;
+    CREATE TABLE outlast_stash (
+        id INTEGER PRIMARY KEY,
+        workflow INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        until INTEGER NOT NULL,
+        packet BLOB NOT NULL
+    );
+    CREATE INDEX outlast_stash_key ON outlast_stash (key, workflow);
+    CREATE INDEX outlast_stash_until ON outlast_stash (until);
+    CREATE TABLE outlast_dead (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        status TEXT NOT NULL,
+        service TEXT NOT NULL,
+        packet BLOB NOT NULL,
+        letter BLOB NOT NULL                -- everything but the packet, as JSON
+    );
+    CREATE INDEX outlast_dead_open ON outlast_dead (service) WHERE status = 'open';
+    CREATE TABLE outlast_history (
+        number INTEGER PRIMARY KEY,
+        conversation TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        service TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        workflow TEXT NOT NULL,
+        key TEXT NOT NULL,
+        note TEXT NOT NULL,
+        packet BLOB NOT NULL
+    );
+    CREATE INDEX outlast_history_conversation ON outlast_history (conversation);
+    CREATE TABLE outlast_replies (
+        request TEXT PRIMARY KEY,
+        at INTEGER NOT NULL,
+        packet BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE outlast_sent (              -- ids that callers gave, so that a repeated call sends once
+        id TEXT PRIMARY KEY,
+        at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)
+
+QUEUE = """
+    CREATE TABLE outlast_queue_{id} (
+        id INTEGER PRIMARY KEY,
+        packet BLOB NOT NULL,
+        count INTEGER NOT NULL DEFAULT 0,
+        claimed_until INTEGER,
+        owner TEXT
+    );
+    CREATE INDEX outlast_queue_{id}_owner ON outlast_queue_{id} (owner) WHERE owner IS NOT NULL;
+"""
+
+
+class SharedConnection(sqlite3.Connection):
+    """The engine's connection, as a handler may be given it: statements yes, ending the turn's transaction no."""
+
+    def commit(self) -> None:
+        raise Misuse(
+            "a handler called commit() on the turn's connection. Its rows commit with the turn, when the handler "
+            "returns; leave commit() out."
+        )
+
+    def rollback(self) -> None:
+        raise Misuse(
+            "a handler called rollback() on the turn's connection. Raise an exception to have its rows undone."
+        )
+
+    def close(self) -> None:
+        raise Misuse("a handler called close() on the turn's connection. It belongs to the worker; leave it open.")
+
+    def __enter__(self) -> SharedConnection:
+        return self
+
+    def __exit__(self, *error: object) -> None:  # type: ignore[override]  # never swallows, never commits
+        return None
+
+    def really_close(self) -> None:
+        """Closes it, for its owner."""
+        super().close()
+
+
+def connect(path: Path, *, synchronous: str) -> SharedConnection:
+    """A connection in WAL mode to an existing or new file, its schema up to date."""
+    try:
+        connection = sqlite3.connect(
+            path, isolation_level=None, cached_statements=512, factory=SharedConnection, check_same_thread=False
+        )
+        connection.execute("PRAGMA busy_timeout = 10000")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        migrate(connection, path)
+        # From here on the engine waits for the lock by itself: SQLite's own waiting can starve a process.
+        connection.execute("PRAGMA busy_timeout = 0")
+    except sqlite3.DatabaseError as error:
+        raise Unavailable(
+            f"opening {path} failed: {error}. It must be a SQLite file (or not exist yet) in a folder that can be "
+            "written to, on a local disk."
+        ) from error
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Brings the schema up to date. Several processes may do so at once: one does it, the others wait."""
+    if _version(connection) == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection)
+        if version > len(MIGRATIONS):
+            raise Unavailable(
+                f"{path} has schema version {version}, and this outlast knows versions up to {len(MIGRATIONS)}. "
+                "A newer outlast has written it; install that one."
+            )
+        for statements in MIGRATIONS[version:]:
+            run_script(connection, statements)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def run_script(connection: sqlite3.Connection, statements: str) -> None:
+    """Runs several statements inside the transaction (`executescript` would commit it)."""
+    for statement in statements.split(";"):
+        if statement.strip():
+            connection.execute(statement)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def micros(at: datetime) -> int:
+    """A point in time as the tables have it."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def moment(stored: int) -> datetime:
+    """The point in time that the tables have as this number."""
+    return _EPOCH + timedelta(microseconds=stored)

@@ -1,0 +1,309 @@
+"""What the runtime asks of the world: an engine that keeps messages and state, and the World itself.
+
+Everything here is batch-shaped. An engine knows bytes and names, never message classes. An engine may be one
+database (SQLite, PostgreSQL) or a broker with a store; the runtime cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+Receipt = int | str
+
+RELAY = "@relay"
+REPLIES = "@replies"
+
+
+class Value(msgspec.Struct, kw_only=True):
+    """A plain value that crosses a port."""
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """One attempt of the engine to hand over a message."""
+
+    receipt: Receipt
+    """Opaque: only the engine that issued it can read it."""
+    packet: bytes
+    count: int = 0
+    """How often it was handed over before without an end: claimed, and then neither handled nor released."""
+
+
+class Parcel(msgspec.Struct, frozen=True, gc=False):
+    """A packet with an address: a service's queue, or the topic of an event, or a waiting request."""
+
+    id: str
+    packet: bytes
+    queue: str = ""
+    topic: str = ""
+    reply_to: str = ""
+    due: datetime | None = None
+    """Not to be delivered before; `None` and the past mean at once."""
+    once: bool = False
+    """The id was given by the caller: if a parcel with it was posted before, this one is left out."""
+
+
+class Address(msgspec.Struct, frozen=True, gc=False):
+    """Where an instance is found: the service, the workflow's name and the key."""
+
+    service: str
+    workflow: str
+    key: str
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """An instance as the engine has it."""
+
+    state: bytes
+    version: int
+    done: bool
+
+
+class Saved(msgspec.Struct, frozen=True, gc=False):
+    """An instance as a turn leaves it. `version` is the one it was loaded at, 0 for a new one."""
+
+    address: Address
+    state: bytes
+    version: int
+    conversation: str
+    done: bool = False
+    keep_until: datetime | None = None
+
+
+class Withdrawn(msgspec.Struct, frozen=True, gc=False):
+    """A dated parcel that is not to be delivered any more."""
+
+    id: str
+    due: datetime
+
+
+class Stash(msgspec.Struct, frozen=True, gc=False):
+    """A message kept until its instance exists. To stash where one exists is a `Conflict`."""
+
+    address: Address
+    packet: bytes
+    until: datetime
+
+
+class DeadLetter(Value, frozen=True, kw_only=True):
+    """A message set aside for a person, with its original bytes."""
+
+    id: str
+    service: str
+    packet: bytes
+    reason: str
+    message_id: str = ""
+    type: str = ""
+    key: str = ""
+    conversation: str = ""
+    error: str = ""
+    traceback: str = ""
+    attempts: int = 0
+    at: datetime
+    host: str = ""
+    version: str = ""
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One line of history: what became of one message at one service."""
+
+    conversation: str
+    at: datetime
+    service: str
+    outcome: str
+    packet: bytes
+    workflow: str = ""
+    key: str = ""
+    note: str = ""
+    """The error of a failed attempt, or why a message had no effect."""
+
+
+class Changes(msgspec.Struct):
+    """Everything one turn writes. An engine makes all of it true, or nothing."""
+
+    handled: list[Delivery] = []
+    """Consumed: will not be delivered again."""
+    claimed: list[Delivery] = []
+    """Hidden from other workers until `claimed_until`; their count goes up by one."""
+    renewed: list[Delivery] = []
+    """Claimed by us, and still needed: hidden until `claimed_until` too."""
+    claimed_until: datetime | None = None
+    released: list[Delivery] = []
+    """Claimed by us, and given back uncounted: nobody tried them."""
+    parcels: list[Parcel] = []
+    withdrawn: list[Withdrawn] = []
+    saved: list[Saved] = []
+    stashed: list[Stash] = []
+    dead: list[DeadLetter] = []
+    history: list[Entry] = []
+
+
+class Work(Protocol):
+    """One transaction of one service. It ends with `commit` or `rollback`, or leaves nothing behind."""
+
+    async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
+        """The receipts of those that no committed turn has handled, and that are not someone else's now.
+
+        A delivery that was claimed (its `count` is the one `claim` gave it) is the claimer's as long as
+        nobody claimed it anew.
+        """
+        ...
+
+    async def load(self, addresses: Sequence[Address]) -> Mapping[Address, Stored]:
+        """Those of the instances that exist, completed ones included."""
+        ...
+
+    def savepoint(self) -> AbstractContextManager[Any]:
+        """A part that can fail alone. Gives the driver's connection, if the engine has one to share."""
+        ...
+
+    async def commit(self, changes: Changes) -> None:
+        """Makes the changes true. Raises `Conflict` when an instance was changed by another turn or a
+        handled delivery is not ours any more, `Unavailable` when the engine failed; then nothing happened.
+        """
+        ...
+
+    async def rollback(self) -> None:
+        """Leaves everything as it was. Harmless after the end."""
+        ...
+
+
+class Engine(Protocol):
+    """Keeps queues and state. Safe to use from several tasks of one event loop."""
+
+    connection_type: type[Any] | None
+    """The driver's connection class, which transactional handlers may ask for."""
+
+    async def declare(self, service: str, topics: Sequence[str]) -> None:
+        """Makes sure that the queue exists and gets these topics, and no others. Idempotent; durable at return.
+
+        What a process of this service that died without stopping had claimed becomes deliverable again, and
+        what it may have been handling is counted as handed over.
+        """
+        ...
+
+    async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
+        """What is waiting, oldest first, without claiming it; at most `limit`. Empty at once if nothing is."""
+        ...
+
+    async def begin(self, service: str) -> Work:
+        """A transaction. Waits its turn; raises `Unavailable` when none is to be had in time."""
+        ...
+
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Tells a broker that the turn is committed. Nothing to do where queue and state are one."""
+        ...
+
+    async def relay(self, now: datetime, limit: int) -> datetime | None:
+        """Puts due parcels into their queues, oldest first, and expired stashes among the dead letters.
+
+        Returns when it should be called next: now, if there was more than `limit`; `None` if nothing is dated.
+        """
+        ...
+
+    def listen(self, name: str, notify: Callable[[], None]) -> None:
+        """Calls `notify` on the event loop whenever something may be there for this service, or for the relay
+        (`RELAY`: something new is dated), or for clients (`REPLIES`). A hint: it may come in vain, and rarely
+        it may not come.
+        """
+        ...
+
+    async def reply(self, request: str) -> bytes | None:
+        """The packet that answers a request, once; `None` while there is none."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of everything, and marks this process as having stopped in good order."""
+        ...
+
+
+class QueueStatus(Value, frozen=True, kw_only=True):
+    """A service as the engine sees it."""
+
+    service: str
+    topics: list[str] = []
+    waiting: int = 0
+    claimed: int = 0
+    dated: int = 0
+    dead: int = 0
+    workers: int = 0
+    """Processes that have it open now; 0 means that the service is down, or was never up."""
+
+
+class WorkflowStatus(Value, frozen=True, kw_only=True):
+    """How many instances of a workflow there are."""
+
+    service: str
+    workflow: str
+    running: int
+    done: int
+
+
+class InstanceStatus(Value, frozen=True, kw_only=True):
+    """One instance, for people."""
+
+    address: Address
+    version: int
+    done: bool
+    conversation: str
+    started_at: datetime
+    changed_at: datetime
+    state: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class DeadLetterStatus(Value, frozen=True, kw_only=True):
+    """A dead letter and what has become of it: `open`, `retried` or `archived`."""
+
+    letter: DeadLetter
+    status: str
+
+
+class Inspector(Protocol):
+    """What operators may ask of an engine, and do. Reads never change anything."""
+
+    async def queues(self) -> Sequence[QueueStatus]: ...
+
+    async def workflows(self) -> Sequence[WorkflowStatus]: ...
+
+    async def instances(self, *, key: str, done: bool | None, limit: int) -> Sequence[InstanceStatus]:
+        """The instances with this key (any, if empty), most recently changed first."""
+        ...
+
+    async def history(self, *, conversation: str, after: int, limit: int) -> Sequence[tuple[int, Entry]]:
+        """Numbered lines of history, oldest first, those after number `after`; of all conversations if empty."""
+        ...
+
+    async def dead_letters(self, *, status: str, id: str, limit: int) -> Sequence[DeadLetterStatus]:
+        """Oldest first; `status` and `id` (a prefix) restrict, if not empty."""
+        ...
+
+    async def settle(self, parcels: Mapping[str, Parcel | None], *, status: str) -> int:
+        """Marks the open ones among these dead letters as `retried` or `archived`, and sends the parcel of
+        each in the same transaction; returns how many. So retrying twice sends once.
+        """
+        ...
+
+    async def clean(self, now: datetime, history_until: datetime, limit: int) -> int:
+        """Deletes up to `limit` rows each of what is kept no longer; returns how many rows went."""
+        ...
+
+
+@runtime_checkable
+class World(Protocol):
+    """Time, chance and ids: the only source of each."""
+
+    def now(self) -> datetime:
+        """The time, in UTC."""
+        ...
+
+    def new_id(self) -> str:
+        """A new unique id; later ones sort after earlier ones."""
+        ...
+
+    def dice(self) -> float:
+        """A random number in [0, 1)."""
+        ...

@@ -1,0 +1,286 @@
+"""What one batch of letters leads to, gathered as one `Changes`. A letter that fails changes nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from outlast.core.annotations import name_of_function
+from outlast.core.message import Envelope, Message, Origin
+from outlast.core.recovery import RetryAt, SetAside
+from outlast.core.workflow import Decision, Instance, Outcome, Plan, listed
+from outlast.errors import BadHandler, Conflict, Rejected, Unavailable
+from outlast.ports import Address, Changes, DeadLetter, Entry, Parcel, Saved, Stash, Stored, Withdrawn, Work
+from outlast.runtime.context import Context
+from outlast.runtime.host import Host, Letter
+from outlast.runtime.post import again_parcel, failure_parcel, next_parcel, timer_parcel
+from outlast.signals import GaveUp, Retrying, Signal
+
+TEXT_MAX = 8_000
+"""Longest error text and traceback that is kept, in characters."""
+
+
+def addresses(host: Host, letters: Sequence[Letter]) -> list[Address]:
+    """The instances that these letters may concern. A letter without a key is left for its own turn to fail."""
+    found: dict[Address, None] = {}
+    for letter in letters:
+        if letter.error is None and letter.envelope is not None and letter.message is not None:
+            for plan in letter.plans:
+                try:
+                    key = plan.key_for(host.name, letter.envelope, letter.message)
+                except Exception:  # raised again, and then counted, when the letter is taken
+                    continue
+                found[Address(host.name, plan.name, key)] = None
+    return list(found)
+
+
+class Batch:
+    """One turn's worth of decisions. `take` letters one by one; then `changes` says what to commit."""
+
+    def __init__(self, host: Host, states: Mapping[Address, Stored]) -> None:
+        self.host = host
+        self.states = states
+        self.now: datetime = host.world.now()
+        self.changes = Changes()
+        self.instances: dict[Address, Instance] = {}
+        self.claimed: list[Letter] = []
+        self.signals: list[Signal] = []
+
+    async def take(self, letter: Letter, work: Work) -> None:
+        """Decides one letter: its outcome, or its failure, is in the changes afterwards."""
+        refusal = None if letter.is_claimed else self.host.patience.refuses(letter.delivery.count)
+        if refusal is not None:
+            self._set_aside(letter, refusal, None)
+            return
+        if not letter.is_claimed and letter.error is None and self._must_be_claimed(letter):
+            self.changes.claimed.append(letter.delivery)
+            self.claimed.append(letter)
+            return
+        if letter.error is not None:
+            self._recover(letter, letter.error)
+            return
+        try:
+            if letter.handler is not None and letter.returned is None:
+                with work.savepoint() as connection:
+                    self._carry_out(letter, self._call(letter, connection))
+            else:
+                self._carry_out(letter, letter.returned or [])
+        except (Conflict, Unavailable):
+            raise
+        except (Exception, SystemExit) as error:  # the one place where any failure of user code is caught
+            self._recover(letter, error)
+
+    def _must_be_claimed(self, letter: Letter) -> bool:
+        return letter.runs_outside or letter.delivery.count >= self.host.patience.alone_after
+
+    def finish(self) -> Changes:
+        """The changes, complete: every instance that was touched is saved once."""
+        for address, instance in self.instances.items():
+            if instance.changed:
+                self.changes.saved.append(self._saved(address, instance))
+        if self.claimed:
+            self.changes.claimed_until = self.now + self.host.lease
+        return self.changes
+
+    def _call(self, letter: Letter, connection: Any) -> list[Message]:
+        """Runs a handler that shares the transaction; it must end without waiting."""
+        handler, envelope = letter.handler, letter.envelope
+        assert handler is not None
+        assert envelope is not None
+        arguments = handler.arguments(Context(envelope, self.host.name, self.now), connection)
+        function = handler.plan.function
+        returned = function(letter.message, **arguments)
+        if inspect.iscoroutine(returned):
+            try:
+                returned.send(None)
+            except StopIteration as stop:
+                returned = stop.value
+            else:
+                returned.close()
+                raise BadHandler(
+                    f"{name_of_function(function)} shares the turn's transaction and waited for something else. "
+                    "That would hold up every writer. Do the waiting in a handler without the transaction, and "
+                    "the rows in a second one that its answer leads to."
+                )
+        return listed(returned, function)
+
+    def _carry_out(self, letter: Letter, messages: Sequence[Message]) -> None:
+        """Posts what a handler returned, and takes the message to the workflows that it is for."""
+        envelope, message = letter.envelope, letter.message
+        assert envelope is not None
+        assert message is not None
+        host, now, new_id = self.host, self.now, self.host.world.new_id
+        parcels = [next_parcel(m, envelope, id=new_id(), sender=host.name, now=now) for m in messages]
+        decided: list[tuple[Plan, Instance, Decision]] = []
+        before = [(instance := self._instance(letter, plan), instance.snapshot()) for plan in letter.plans]
+        try:
+            for instance, _ in before:
+                decision = instance.decide(envelope, message, now, new_id)
+                decided.append((instance.plan, instance, decision))
+                parcels += self._parcels(instance, decision, envelope)
+        except BaseException:
+            for instance, snapshot in before:
+                instance.restore(snapshot)
+            raise
+        self._note(letter, envelope, decided)
+        self.changes.handled.append(letter.delivery)
+        self.changes.parcels += parcels
+
+    def _instance(self, letter: Letter, plan: Plan) -> Instance:
+        assert letter.envelope is not None
+        assert letter.message is not None
+        key = plan.key_for(self.host.name, letter.envelope, letter.message)
+        address = Address(self.host.name, plan.name, key)
+        instance = self.instances.get(address)
+        if instance is None:
+            stored = self.states.get(address)
+            if stored is None:
+                instance = Instance(plan, key)
+            else:
+                instance = Instance(plan, key, stored.state, stored.version, stored.done)
+            self.instances[address] = instance
+        return instance
+
+    def _parcels(self, instance: Instance, decision: Decision, envelope: Envelope) -> list[Parcel]:
+        plan, now = instance.plan, self.now
+        origin = Origin(self.host.name, plan.name, instance.key)
+        parcels = [
+            next_parcel(
+                message,
+                envelope,
+                id=self.host.world.new_id(),
+                sender=self.host.name,
+                now=now,
+                origin=origin,
+                listens_to_failures=plan.listens_to_failures,
+            )
+            for message in decision.messages
+        ]
+        for name, timer, message in decision.timers:
+            if timer not in decision.withdrawn:
+                parcels.append(
+                    timer_parcel(message, envelope, name=name, id=timer.id, due=timer.due, origin=origin, now=now)
+                )
+        return parcels
+
+    def _note(self, letter: Letter, envelope: Envelope, decided: Sequence[tuple[Plan, Instance, Decision]]) -> None:
+        host, changes, packet = self.host, self.changes, letter.delivery.packet
+        if letter.handler is not None:
+            changes.history.append(Entry(envelope.conversation, self.now, host.name, "handled", packet))
+        for plan, instance, decision in decided:
+            if decision.outcome is Outcome.STASHED:
+                address = Address(host.name, plan.name, instance.key)
+                changes.stashed.append(Stash(address, packet, self.now + plan.stash))
+            changes.withdrawn += [Withdrawn(timer.id, timer.due) for timer in decision.withdrawn]
+            changes.history.append(
+                Entry(
+                    envelope.conversation,
+                    self.now,
+                    host.name,
+                    decision.outcome.value,
+                    packet,
+                    plan.name,
+                    instance.key,
+                )
+            )
+
+    def _saved(self, address: Address, instance: Instance) -> Saved:
+        record = instance.record
+        assert record is not None
+        assert instance.stored is not None
+        return Saved(
+            address,
+            instance.stored,
+            instance.version,
+            record.conversation,
+            instance.done,
+            self.now + instance.plan.keep if instance.done else None,
+        )
+
+    def _recover(self, letter: Letter, error: BaseException) -> None:
+        envelope = letter.envelope
+        attempt = envelope.attempt if envelope is not None else 1
+        recovery = self.host.retry_for(letter).recover(error, attempt, self.now, self.host.world.dice())
+        match recovery:
+            case RetryAt(at):
+                assert envelope is not None
+                self.changes.handled.append(letter.delivery)
+                self.changes.parcels.append(again_parcel(envelope, queue=self.host.name, due=at))
+                note = f"attempt {attempt}: {describe(error)}"
+                self.changes.history.append(
+                    Entry(envelope.conversation, self.now, self.host.name, "failed", letter.delivery.packet, note=note)
+                )
+                delay = (at - self.now).total_seconds() if at is not None else 0.0
+                self.signals.append(
+                    Retrying(self.host.name, envelope.type, envelope.id, attempt, error, delay)
+                )
+            case SetAside():
+                self._set_aside(letter, recovery, error)
+
+    def _set_aside(self, letter: Letter, verdict: SetAside, error: BaseException | None) -> None:
+        host, envelope, packet = self.host, letter.envelope, letter.delivery.packet
+        self.changes.handled.append(letter.delivery)
+        self.changes.dead.append(
+            DeadLetter(
+                id=host.world.new_id(),
+                service=host.name,
+                packet=packet,
+                reason=verdict.reason[:TEXT_MAX],
+                message_id=envelope.id if envelope else "",
+                type=envelope.type if envelope else "",
+                key=self._key_of(letter),
+                conversation=envelope.conversation if envelope else "",
+                error=describe(error) if error is not None else "",
+                traceback=traced(error) if error is not None and not isinstance(error, Rejected) else "",
+                attempts=envelope.attempt if envelope else letter.delivery.count,
+                at=self.now,
+                host=host.host_name,
+                version=host.version,
+            )
+        )
+        self.signals.append(
+            GaveUp(host.name, envelope.type if envelope else "?", envelope.id if envelope else "?", verdict.reason)
+        )
+        if envelope is None:
+            return
+        self.changes.history.append(
+            Entry(envelope.conversation, self.now, host.name, "dead letter", packet, note=verdict.reason[:TEXT_MAX])
+        )
+        parcel = failure_parcel(
+            envelope, reason=verdict.reason, new_id=host.world.new_id, sender=host.name, now=self.now
+        )
+        if parcel is not None:
+            self.changes.parcels.append(parcel)
+
+    def _key_of(self, letter: Letter) -> str:
+        """The business key, for people: that of the asking instance, or of the one that it is for."""
+        envelope = letter.envelope
+        if envelope is None:
+            return ""
+        origin = envelope.answers or envelope.origin
+        if origin is not None:
+            return origin.key
+        try:
+            return next((p.key_for(self.host.name, envelope, letter.message) for p in letter.plans), "")  # type: ignore[arg-type]
+        except Exception:  # a key is a help to the reader here, never a condition
+            return ""
+
+
+def describe(error: BaseException) -> str:
+    """Type and text of an error, bounded; also when its own `__str__` is broken."""
+    try:
+        text = str(error)
+    except Exception:  # what user code raises may be broken itself
+        text = "(its text cannot be read)"
+    return f"{type(error).__name__}: {text}"[:TEXT_MAX]
+
+
+def traced(error: BaseException) -> str:
+    """The traceback, bounded to its last and most telling part."""
+    try:
+        return "".join(traceback.format_exception(error, limit=-30))[-TEXT_MAX:]
+    except Exception:  # formatting calls the error's own methods
+        return describe(error)

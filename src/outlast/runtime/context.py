@@ -1,0 +1,154 @@
+"""What a handler may be given besides its message."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from outlast.core.annotations import name_of_function
+from outlast.core.message import Envelope
+from outlast.core.routing import HandlerPlan
+from outlast.errors import BadHandler
+from outlast.runtime.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The journey of the message that is being handled."""
+
+    envelope: Envelope
+    service: str
+    now: datetime
+    """When this attempt began, in UTC."""
+
+    @property
+    def message_id(self) -> str:
+        return self.envelope.id
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this message, and for no other message."""
+        return self.envelope.id
+
+    @property
+    def conversation(self) -> str:
+        """Shared by all messages that one first message led to."""
+        return self.envelope.conversation
+
+    @property
+    def attempt(self) -> int:
+        """1 on the first try; one more after each failure."""
+        return self.envelope.attempt
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Sent along with the first message, and handed on to everything it led to."""
+        return self.envelope.headers
+
+
+class Transaction:
+    """The turn's own transaction. Rows written here commit with the messages, or not at all.
+
+    Committing and rolling back is not yours; raise an exception to have everything undone.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        """The driver's connection, for what `execute` does not offer."""
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Runs one statement with bound parameters and returns its rows."""
+        return self._fetch(sql, parameters)
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Runs one statement for each row of parameters."""
+        self.connection.executemany(sql, rows)
+
+    def _fetch(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+        found: list[Any] = self.connection.execute(sql, parameters).fetchall()
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A handler whose needs are known: how to call it for one message."""
+
+    plan: HandlerPlan
+    fixed: Mapping[str, Any]
+    contexts: tuple[str, ...]
+    transactions: tuple[str, ...]
+    connections: tuple[str, ...]
+
+    @property
+    def in_transaction(self) -> bool:
+        """It shares the turn's transaction, so it runs inside the turn and must not wait."""
+        return bool(self.transactions or self.connections)
+
+    def arguments(self, context: Context, connection: Any = None) -> dict[str, Any]:
+        """What to call the function with, after the message."""
+        if not (self.contexts or self.transactions or self.connections):
+            return self.fixed  # type: ignore[return-value]  # only ever unpacked
+        arguments = dict(self.fixed)
+        for name in self.contexts:
+            arguments[name] = context
+        for name in self.transactions:
+            arguments[name] = Transaction(connection)
+        for name in self.connections:
+            arguments[name] = connection
+        return arguments
+
+
+async def bind(
+    service: Service, *, connection_type: type[Any] | None, overrides: Mapping[Any, Any], stack: AsyncExitStack
+) -> dict[str, Bound]:
+    """Finds what every handler of the service needs; providers are entered on `stack`."""
+    made: dict[Any, Any] = {}
+    bound: dict[str, Bound] = {}
+    for name, plan in service.routes.handlers.items():
+        fixed: dict[str, Any] = {}
+        places: dict[Any, list[str]] = {Context: [], Transaction: [], connection_type: []}
+        for parameter, kind in plan.needs:
+            if kind is not None and kind in places:
+                places[kind].append(parameter)
+                continue
+            if kind not in made:
+                made[kind] = await _provided(service, plan, parameter, kind, overrides, stack)
+            fixed[parameter] = made[kind]
+        if places[Transaction] and connection_type is None:
+            raise BadHandler(
+                f"{name_of_function(plan.function)} asks for a Transaction, and this engine has none to share. "
+                "Use an engine with a database (sqlite:///file.db)."
+            )
+        bound[name] = Bound(
+            plan, fixed, tuple(places[Context]), tuple(places[Transaction]), tuple(places[connection_type])
+        )
+    return bound
+
+
+async def _provided(
+    service: Service,
+    plan: HandlerPlan,
+    parameter: str,
+    kind: Any,
+    overrides: Mapping[Any, Any],
+    stack: AsyncExitStack,
+) -> Any:
+    if kind in overrides:
+        return overrides[kind]
+    try:
+        provider = service.providers[kind]
+    except KeyError:
+        raise BadHandler(
+            f"{name_of_function(plan.function)} needs {parameter}: {getattr(kind, '__name__', kind)}, and service "
+            f"{service.name!r} does not provide it. Say service.provide({getattr(kind, '__name__', kind)}, ...)."
+        ) from None
+    value = provider()
+    if inspect.isawaitable(value):
+        value = await value
+    if isinstance(value, AbstractAsyncContextManager):
+        value = await stack.enter_async_context(value)  # pyright: ignore[reportUnknownVariableType]
+    return value  # pyright: ignore[reportUnknownVariableType]

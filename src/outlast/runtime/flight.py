@@ -1,0 +1,178 @@
+"""Handlers that may wait: claimed, carried out side by side, and brought back for a turn to commit.
+
+A batch of handlers runs in one task, one after the other. Only a handler that really waits keeps that task
+for itself, and the rest of the batch goes on in a new one. So a handler that does not wait costs no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from outlast.core.workflow import listed
+from outlast.errors import TimeLimitExceeded
+from outlast.ports import Delivery
+from outlast.runtime.context import Context
+from outlast.runtime.host import Host, Letter
+
+T = TypeVar("T")
+
+
+class Flight:
+    """The handlers of one service that are running now."""
+
+    def __init__(self, host: Host, landed: Callable[[], None]) -> None:
+        self.host = host
+        self.landed = landed
+        self.finished: list[Letter] = []
+        """Carried out (or failed), to be committed by a turn."""
+        self.flying: dict[Any, Letter] = {}
+        """By receipt: claimed, and not finished yet."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._given_up = False
+        self._hurry = asyncio.Event()
+
+    def start(self, letters: Sequence[Letter]) -> None:
+        """Carries these letters out. A suspect without a waiting handler is finished as it is."""
+        waiting: deque[Letter] = deque()
+        for letter in letters:
+            if letter.runs_outside:
+                self.flying[letter.delivery.receipt] = letter
+                waiting.append(letter)
+            else:
+                self.finished.append(letter)
+        if waiting:
+            self._spawn(waiting)
+
+    def take_finished(self) -> list[Letter]:
+        """Those that are finished and were not taken before."""
+        finished, self.finished = self.finished, []
+        return finished
+
+    @property
+    def claims(self) -> list[Delivery]:
+        """The deliveries whose handlers are running."""
+        return [letter.delivery for letter in self.flying.values()]
+
+    async def settle(self, grace: timedelta) -> None:
+        """Waits until nothing is running, the grace period is over, or `cut_short` is called."""
+        deadline = asyncio.get_running_loop().call_later(max(0.0, grace.total_seconds()), self._hurry.set)
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        try:
+            while self._tasks and not hurry.done():
+                await asyncio.wait([*self._tasks, hurry], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurry.cancel()
+            deadline.cancel()
+
+    def cut_short(self) -> None:
+        """Ends `settle` at once."""
+        self._hurry.set()
+
+    async def abandon(self) -> list[Delivery]:
+        """Cancels what is running and returns its deliveries, to be released."""
+        self._given_up = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1)
+        abandoned = self.claims
+        self.flying.clear()
+        return abandoned
+
+    def _spawn(self, letters: deque[Letter]) -> None:
+        task = asyncio.get_running_loop().create_task(self._carry_out(letters))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, letters: deque[Letter]) -> None:
+        while letters:
+            letter = letters.popleft()
+            handler = letter.handler
+            assert handler is not None
+            deadline: asyncio.TimerHandle | None = None
+            expired = False
+            task = asyncio.current_task()
+            assert task is not None
+
+            def waits(limit: timedelta = handler.plan.time_limit, task: asyncio.Task[Any] = task) -> None:
+                nonlocal deadline, letters
+                rest, letters = letters, deque()
+                if rest:
+                    self._spawn(rest)
+
+                def expire() -> None:
+                    nonlocal expired
+                    expired = True
+                    task.cancel()
+
+                deadline = asyncio.get_running_loop().call_later(limit.total_seconds(), expire)
+
+            try:
+                letter.returned = await Watched(self._handle(letter), waits)
+            except asyncio.CancelledError as error:
+                if self._given_up:
+                    raise
+                letter.error = error
+                if expired:
+                    letter.error = TimeLimitExceeded(
+                        f"{handler.plan.name} ran longer than its time limit of {handler.plan.time_limit} and was "
+                        "cancelled. Give it more with handles(time_limit=...), or let it wait less."
+                    )
+            except BaseException as error:  # whatever ends a handler ends its message's attempt, not the worker
+                letter.error = error
+            finally:
+                if deadline is not None:
+                    deadline.cancel()
+            if self.flying.pop(letter.delivery.receipt, None) is not None:
+                self.finished.append(letter)
+                self.landed()
+
+    async def _handle(self, letter: Letter) -> list[Any]:
+        handler, envelope = letter.handler, letter.envelope
+        assert handler is not None
+        assert envelope is not None
+        arguments = handler.arguments(Context(envelope, self.host.name, self.host.world.now()))
+        function = handler.plan.function
+        if handler.plan.is_async:
+            returned = await function(letter.message, **arguments)
+        else:
+            returned = await asyncio.to_thread(function, letter.message, **arguments)
+        return listed(returned, function)
+
+
+class Watched:
+    """Awaits a coroutine, and says so once if it really has to wait."""
+
+    __slots__ = ("coroutine", "waits")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], waits: Callable[[], None]) -> None:
+        self.coroutine = coroutine
+        self.waits = waits
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine = self.coroutine
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
+        self.waits()
+        while True:
+            try:
+                sent = yield awaited
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:  # handed on, as `yield from` would
+                step = coroutine.throw
+                value: Any = error
+            else:
+                step = coroutine.send
+                value = sent
+            try:
+                awaited = step(value)
+            except StopIteration as stop:
+                return stop.value

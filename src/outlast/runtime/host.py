@@ -1,0 +1,81 @@
+"""A service in a process: its routes, bound handlers, engine and world in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from outlast.core.message import Envelope, Message
+from outlast.core.naming import open_packet
+from outlast.core.recovery import Patience, Retry
+from outlast.core.workflow import Plan
+from outlast.errors import Rejected, UnknownMessage
+from outlast.ports import Delivery, Engine, World
+from outlast.runtime.context import Bound
+from outlast.runtime.service import Service
+from outlast.signals import Observer, unobserved
+
+
+@dataclass(slots=True)
+class Letter:
+    """A delivery, opened. One that cannot be read carries the error instead of a message."""
+
+    delivery: Delivery
+    envelope: Envelope | None = None
+    message: Message | None = None
+    handler: Bound | None = None
+    plans: list[Plan] = field(default_factory=list[Plan])
+    error: BaseException | None = None
+    """Why it could not be read, or how its handler failed."""
+    is_claimed: bool = False
+    returned: list[Message] | None = None
+    """What its handler returned, if it ran outside of the turn."""
+
+    @property
+    def runs_outside(self) -> bool:
+        """Its handler may wait, so it runs between two turns."""
+        return self.handler is not None and not self.handler.in_transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One service, ready to take turns."""
+
+    service: Service
+    engine: Engine
+    world: World
+    handlers: Mapping[str, Bound]
+    observe: Observer = unobserved
+    patience: Patience = field(default_factory=Patience)
+    lease: timedelta = timedelta(seconds=30)
+    """How long a claimed delivery stays hidden from other workers unless it is renewed."""
+    host_name: str = ""
+    version: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.service.name
+
+    def open(self, delivery: Delivery) -> Letter:
+        """Reads a delivery and finds out who it is for. Never raises: what is wrong is in the letter."""
+        letter = Letter(delivery)
+        routes = self.service.routes
+        try:
+            envelope = letter.envelope = open_packet(delivery.packet)
+            letter.message = routes.catalogue.decode(envelope)
+            letter.handler = self.handlers.get(envelope.type)
+            letter.plans = routes.workflows.get(envelope.type, [])
+            if letter.handler is None and not letter.plans:
+                raise UnknownMessage(
+                    f"service {self.name!r} received {envelope.type!r} from {envelope.sender!r} and has no handler "
+                    "or workflow for it. Register one, or send it to the service that has, and retry the dead letter."
+                )
+        except Rejected as error:
+            letter.error = error
+        return letter
+
+    def retry_for(self, letter: Letter) -> Retry:
+        """The retry policy of this letter's handler, or of the service."""
+        plan = letter.handler.plan if letter.handler is not None else None
+        return plan.retry if plan is not None and plan.retry is not None else self.service.retry

@@ -1,0 +1,131 @@
+"""From messages to parcels: what is written on the envelope of everything that leaves a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import msgspec
+
+from outlast.core.message import Command, Envelope, Message, Origin
+from outlast.core.naming import FAILED, encode, name_of
+from outlast.core.routing import owner_of
+from outlast.ports import Parcel
+
+NO_FAILURES: frozenset[str] = frozenset()
+
+
+def first_parcel(
+    message: Message,
+    *,
+    id: str,
+    sender: str,
+    now: datetime,
+    to: str | None = None,
+    due: datetime | None = None,
+    reply_to: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    once: bool = False,
+) -> Parcel:
+    """A parcel that begins a conversation. `to` overrides the owner of a command. Raises `Unroutable`."""
+    name = name_of(message)
+    envelope = Envelope(
+        id=id,
+        type=name,
+        conversation=id,
+        sent_at=now,
+        body=msgspec.Raw(encode(message)),
+        sender=sender,
+        reply_to=reply_to,
+        headers=headers or {},
+    )
+    if isinstance(message, Command):
+        return Parcel(id, encode(envelope), queue=owner_of(message, to), due=due, once=once)
+    return Parcel(id, encode(envelope), topic=name, due=due, once=once)
+
+
+def next_parcel(
+    message: Message,
+    cause: Envelope,
+    *,
+    id: str,
+    sender: str,
+    now: datetime,
+    origin: Origin | None = None,
+    listens_to_failures: frozenset[str] = NO_FAILURES,
+) -> Parcel:
+    """A parcel that `cause` led to. `origin` is the instance that sends it, if one does.
+
+    An event in answer to a command goes to its subscribers, finds the asking instance without any field, and
+    goes to the client that waits for it, if one does.
+    """
+    name = name_of(message)
+    is_command = isinstance(message, Command)
+    envelope = Envelope(
+        id=id,
+        type=name,
+        conversation=cause.conversation,
+        sent_at=now,
+        body=msgspec.Raw(encode(message)),
+        sender=sender,
+        cause=cause.id,
+        origin=origin if is_command else None,
+        answers=None if is_command or origin is not None else cause.origin,
+        tells_failure=FAILED + name in listens_to_failures,
+        headers=cause.headers,
+    )
+    if is_command:
+        return Parcel(id, encode(envelope), queue=owner_of(message))
+    return Parcel(id, encode(envelope), topic=name, reply_to=cause.reply_to or "")
+
+
+def timer_parcel(
+    message: Message, cause: Envelope, *, name: str, id: str, due: datetime, origin: Origin, now: datetime
+) -> Parcel:
+    """A letter with a date, from an instance to itself. Its id is the token by which it is known."""
+    envelope = Envelope(
+        id=id,
+        type=name_of(message),
+        conversation=cause.conversation,
+        sent_at=now,
+        body=msgspec.Raw(encode(message)),
+        sender=origin.service,
+        cause=cause.id,
+        answers=origin,
+        timer=(name, id),
+        headers=cause.headers,
+    )
+    return Parcel(id, encode(envelope), queue=origin.service, due=due)
+
+
+def again_parcel(envelope: Envelope, *, queue: str, due: datetime | None) -> Parcel:
+    """The same message, one attempt older."""
+    # The id stays: it is the handler's idempotency key.
+    again = msgspec.structs.replace(envelope, attempt=envelope.attempt + 1)
+    return Parcel(envelope.id, encode(again), queue=queue, due=due)
+
+
+def failure_parcel(
+    command: Envelope, *, reason: str, new_id: Callable[[], str], sender: str, now: datetime
+) -> Parcel | None:
+    """`Failed[...]` for whoever wants to know of the end of this command; `None` if nobody does."""
+    origin = command.origin if command.tells_failure else None
+    if origin is None and command.reply_to is None:
+        return None
+    # The body is put together from the command's own bytes, so that an unreadable one can be reported too.
+    body = encode({"command": command.body, "reason": reason, "attempts": command.attempt})
+    id = new_id()
+    envelope = Envelope(
+        id=id,
+        type=FAILED + command.type,
+        conversation=command.conversation,
+        sent_at=now,
+        body=msgspec.Raw(body),
+        sender=sender,
+        cause=command.id,
+        answers=origin,
+        headers=command.headers,
+    )
+    return Parcel(
+        id, encode(envelope), queue=origin.service if origin else "", reply_to=command.reply_to or ""
+    )

@@ -1,0 +1,287 @@
+"""A worker: takes turns for one or several services until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from outlast.engines import open_engine
+from outlast.errors import Misuse, Unavailable
+from outlast.ports import RELAY, Changes, Engine, World
+from outlast.runtime.context import bind
+from outlast.runtime.flight import Flight
+from outlast.runtime.host import Host, Letter
+from outlast.runtime.service import Service
+from outlast.runtime.turn import turn
+from outlast.signals import Interrupted, Observer, Started, Stopped, unobserved
+
+BATCH = 256
+CONCURRENCY = 100
+LEASE = timedelta(seconds=30)
+GRACE = timedelta(seconds=30)
+POLL = timedelta(seconds=0.25)
+"""How long at most a message waits whose notification was lost."""
+
+
+class Station:
+    """One service at work in this process: the loop around `turn`."""
+
+    def __init__(self, host: Host, *, concurrency: int, batch: int, poll: timedelta) -> None:
+        self.host = host
+        self.concurrency = concurrency
+        self.batch = batch
+        self.poll = poll
+        self.wake = asyncio.Event()
+        self.is_stopping = False
+        self.flight = Flight(host, self.wake.set)
+        self._finished: list[Letter] = []
+        self._renewed_at = 0.0
+        self._pause = 0.0
+
+    async def run(self) -> None:
+        """Takes turns until stopped; what goes wrong with the engine is retried for ever."""
+        self.host.engine.listen(self.host.name, self.wake.set)
+        self._renewed_at = asyncio.get_running_loop().time()
+        while not self.is_stopping:
+            self.wake.clear()
+            try:
+                progressed = await self.once()
+                self._pause = 0.0
+            except Unavailable as error:
+                self.host.observe(Interrupted(self.host.name, error))
+                self._pause = min(max(0.05, self._pause * 2), 1.0)
+                await asyncio.sleep(self._pause)
+                continue
+            if progressed:
+                await asyncio.sleep(0)  # lets the handlers that this turn claimed run
+            else:
+                await idle(self.wake, self.poll)
+
+    async def once(self) -> bool:
+        """One turn, if there is something to do. False if there was not."""
+        await self._renew_claims()
+        letters = await self._next_letters()
+        if not letters:
+            return False
+        claimed = await turn(self.host, letters)
+        self._finished = []
+        self.flight.start(claimed)
+        return True
+
+    async def _next_letters(self) -> list[Letter]:
+        """What has finished, and what is waiting as far as there is room for it."""
+        # Kept until its turn is committed: an engine that fails must not cost what handlers have done.
+        self._finished += self.flight.take_finished()
+        deliveries = await self.host.engine.receive(self.host.name, self.batch)
+        in_flight = {letter.delivery.receipt for letter in self._finished} | self.flight.flying.keys()
+        waiting = [self.host.open(d) for d in deliveries if d.receipt not in in_flight]
+        suspects = [w for w in waiting if w.delivery.count >= self.host.patience.alone_after]
+        if suspects:
+            # One that may kill its process is handled while nothing else is, so that it can take nothing along.
+            return self._finished if in_flight else suspects[:1]
+        room = self.concurrency - len(self.flight.flying)
+        letters: list[Letter] = []
+        for letter in waiting:
+            if letter.runs_outside and letter.error is None:
+                if room <= 0:
+                    continue
+                room -= 1
+            letters.append(letter)
+        return self._finished + letters
+
+    async def _renew_claims(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed_at > self.host.lease.total_seconds() / 3 and self.flight.flying:
+            self._renewed_at = now
+            work = await self.host.engine.begin(self.host.name)
+            until = self.host.world.now() + self.host.lease
+            await work.commit(Changes(renewed=self.flight.claims, claimed_until=until))
+
+    async def stop(self, grace: timedelta) -> None:
+        """Takes no more, finishes what runs within the grace period, commits it, and releases the rest."""
+        self.is_stopping = True
+        self.wake.set()
+        await self.flight.settle(grace)
+        abandoned = await self.flight.abandon()
+        finished = self._finished + self.flight.take_finished()
+        if finished:
+            abandoned += [letter.delivery for letter in await turn(self.host, finished)]
+        if abandoned:
+            work = await self.host.engine.begin(self.host.name)
+            await work.commit(Changes(released=abandoned))
+        self.host.observe(Stopped(self.host.name, len(abandoned)))
+
+
+async def idle(wake: asyncio.Event, longest: timedelta) -> None:
+    """Waits for the event, but not for ever."""
+    handle = asyncio.get_running_loop().call_later(longest.total_seconds(), wake.set)
+    try:
+        await wake.wait()
+    finally:
+        handle.cancel()
+
+
+class Worker:
+    """Runs services in this process: `async with Worker([ordering], url="sqlite:///shop.db"): ...`.
+
+    On entry every service is subscribed and ready; on exit it stops as on SIGTERM: takes no more messages,
+    lets running handlers finish for `grace`, and gives back what is left. `run` does the same until a signal.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        *,
+        url: str | None = None,
+        engine: Engine | None = None,
+        world: World | None = None,
+        concurrency: int = CONCURRENCY,
+        batch: int = BATCH,
+        lease: timedelta = LEASE,
+        grace: timedelta = GRACE,
+        poll: timedelta = POLL,
+        overrides: Mapping[Any, Any] | None = None,
+        observe: Observer = unobserved,
+        version: str = "",
+    ) -> None:
+        names = [service.name for service in services]
+        if not services or len(set(names)) != len(names):
+            raise Misuse(
+                f"a worker was given the services {names!r}. Give it at least one, and each only once."
+            )
+        if concurrency < 1 or batch < 1:
+            raise Misuse(f"a worker needs concurrency and batch of at least 1, not {concurrency} and {batch}.")
+        self.services = list(services)
+        self.engine = engine
+        self.world = world
+        self.grace = grace
+        self.concurrency, self.batch, self.lease, self.poll = concurrency, batch, lease, poll
+        self.overrides = overrides or {}
+        self.observe = observe
+        self.version = version
+        self.stations: list[Station] = []
+        self._url = url
+        self._owns_engine = engine is None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping: asyncio.Future[None] | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if self.engine is None:
+            self.engine, self.world = open_engine(self._url, self.world)
+        elif self.world is None:
+            raise Misuse("a worker that is given an engine must be given the world too: Worker(..., world=...).")
+        engine, world = self.engine, self.world
+        assert world is not None
+        for service in self.services:
+            handlers = await bind(
+                service, connection_type=engine.connection_type, overrides=self.overrides, stack=self._stack
+            )
+            host = Host(
+                service,
+                engine,
+                world,
+                handlers,
+                self.observe,
+                lease=self.lease,
+                host_name=socket.gethostname(),
+                version=self.version,
+            )
+            self.stations.append(Station(host, concurrency=self.concurrency, batch=self.batch, poll=self.poll))
+        for service in self.services:
+            await engine.declare(service.name, service.routes.topics)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(station.run()) for station in self.stations]
+        self._tasks.append(loop.create_task(relay(engine, world, self.observe, self.poll)))
+        for service in self.services:
+            self.observe(Started(service.name, type(engine).__name__))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self, grace: timedelta | None = None) -> None:
+        """Stops within the grace period. A second call waits for the first one to end."""
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+            return
+        self._stopping = asyncio.get_running_loop().create_future()
+        try:
+            await self._stop(self.grace if grace is None else grace)
+        finally:
+            self._stopping.set_result(None)
+
+    async def _stop(self, grace: timedelta) -> None:
+        assert self.engine is not None
+        self._tasks[-1].cancel()
+        for station in self.stations:
+            station.is_stopping = True
+            station.wake.set()
+        await asyncio.wait(self._tasks, timeout=grace.total_seconds() + 1)
+        await asyncio.gather(*(station.stop(grace) for station in self.stations), return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._stack.aclose()
+        finally:
+            if self._owns_engine:
+                await self.engine.close()
+
+    def hurry(self) -> None:
+        """Makes a stop that is under way end at once: what runs is cancelled and given back."""
+        for station in self.stations:
+            station.flight.cut_short()
+
+    async def failed(self) -> None:
+        """Waits until a part of the worker ends with an error, and raises it. Only a bug makes it end."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+
+
+async def relay(engine: Engine, world: World, observe: Observer, poll: timedelta) -> None:
+    """Moves due letters into their queues, for ever: timers, retries, delayed messages."""
+    wake = asyncio.Event()
+    engine.listen(RELAY, wake.set)
+    while True:
+        wake.clear()
+        rest = poll
+        try:
+            due = await engine.relay(world.now(), limit=1000)
+            if due is not None:
+                rest = min(max(due - world.now(), timedelta(milliseconds=1)), poll)
+        except Unavailable as error:
+            observe(Interrupted("relay", error))
+        await idle(wake, rest)
+
+
+async def run(worker: Worker, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Runs a worker until SIGTERM or SIGINT; a second signal makes it stop at once."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if asked.is_set():
+            worker.hurry()
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    async with worker:
+        ready()
+        waiting = loop.create_task(asked.wait())
+        failing = loop.create_task(worker.failed())
+        await asyncio.wait([waiting, failing], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if failing.done():
+            failing.result()
+        failing.cancel()

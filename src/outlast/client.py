@@ -43,14 +43,24 @@ class Outgoing:
         self.parcels: list[Parcel] = []
 
     def send(
-        self, command: Command[Any], *, id: str | None = None, after: timedelta | None = None, at: datetime | None = None
+        self,
+        command: Command[Any],
+        *,
+        id: str | None = None,
+        after: timedelta | None = None,
+        at: datetime | None = None,
     ) -> Sent:
         """Like `Client.send`, with the transaction."""
         owner_of(command)
         return self._add(command, id, after, at)
 
     def publish(
-        self, event: Event, *, id: str | None = None, after: timedelta | None = None, at: datetime | None = None
+        self,
+        event: Event,
+        *,
+        id: str | None = None,
+        after: timedelta | None = None,
+        at: datetime | None = None,
     ) -> Sent:
         """Like `Client.publish`, with the transaction."""
         check_event(event)
@@ -131,7 +141,12 @@ class Client:
         return Sent(parcel.id, parcel.due)
 
     async def publish(
-        self, event: Event, *, id: str | None = None, after: timedelta | None = None, at: datetime | None = None
+        self,
+        event: Event,
+        *,
+        id: str | None = None,
+        after: timedelta | None = None,
+        at: datetime | None = None,
     ) -> Sent:
         """Publishes an event to every service that handles it now. Raises `Unroutable` or `Unavailable`."""
         check_event(event)
@@ -148,7 +163,9 @@ class Client:
     async def cancel(self, sent: Sent) -> None:
         """Takes back a dated message. It does nothing once the message is due."""
         if sent.due is None:
-            raise Misuse(f"message {sent.id} was not dated, so it cannot be cancelled. Send it with after= or at=.")
+            raise Misuse(
+                f"message {sent.id} was not dated, so it cannot be cancelled. Send it with after= or at=."
+            )
         await self._commit(Changes(withdrawn=[Withdrawn(sent.id, sent.due)]))
 
     async def request(self, command: Command[AnswerT], *, timeout: timedelta, id: str | None = None) -> AnswerT:

@@ -40,9 +40,7 @@ def open_engine(url: str | None, world: World | None = None) -> tuple[Engine, Wo
                 "with ?synchronous=full (the default), normal or extra."
             )
         return SqliteEngine(Path(parts.path[1:]), world, synchronous=synchronous), world
-    raise BadUrl(
-        f"the engine URL {url!r} names no engine of this version. Use memory:// or sqlite:///file.db."
-    )
+    raise BadUrl(f"the engine URL {url!r} names no engine of this version. Use memory:// or sqlite:///file.db.")
 
 
 def inspector_of(engine: Engine) -> Inspector:

@@ -1,22 +1,22 @@
 """Everything outlast raises. Each error is named by what is wrong and says what to do about it.
 
-    OutlastError
-    ├── Misuse            the program is wrong; raised at definition, at start or at the call
-    │   ├── BadMessage        a message class that cannot be sent or found again
-    │   ├── BadWorkflow       a workflow class that cannot be decided
-    │   ├── BadHandler        a handler that cannot be called
-    │   ├── BadUrl            an engine URL that names nothing we have
-    │   └── Unroutable        a message with no receiver
-    ├── Rejected          a delivery that no attempt can make good; set aside at once
-    │   ├── Undecodable       bytes that are not the message they claim to be
-    │   ├── UnknownMessage    a wire name this service has no class for
-    │   └── KeyMissing        a message without the key that would find its instance
-    ├── TimeLimitExceeded a handler ran longer than it may
-    ├── RequestTimeout    no answer came in time
-    ├── RequestFailed     the command of a request is a dead letter now
-    ├── NotFound          an operator asked for something that is not there
-    ├── Conflict          another turn committed first; repeated at once, never counted
-    └── Unavailable       the engine cannot be used now; nothing was changed
+OutlastError
+├── Misuse            the program is wrong; raised at definition, at start or at the call
+│   ├── BadMessage        a message class that cannot be sent or found again
+│   ├── BadWorkflow       a workflow class that cannot be decided
+│   ├── BadHandler        a handler that cannot be called
+│   ├── BadUrl            an engine URL that names nothing we have
+│   └── Unroutable        a message with no receiver
+├── Rejected          a delivery that no attempt can make good; set aside at once
+│   ├── Undecodable       bytes that are not the message they claim to be
+│   ├── UnknownMessage    a wire name this service has no class for
+│   └── KeyMissing        a message without the key that would find its instance
+├── TimeLimitExceeded a handler ran longer than it may
+├── RequestTimeout    no answer came in time
+├── RequestFailed     the command of a request is a dead letter now
+├── NotFound          an operator asked for something that is not there
+├── Conflict          another turn committed first; repeated at once, never counted
+└── Unavailable       the engine cannot be used now; nothing was changed
 """
 
 

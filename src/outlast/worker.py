@@ -152,9 +152,7 @@ class Worker:
     ) -> None:
         names = [service.name for service in services]
         if not services or len(set(names)) != len(names):
-            raise Misuse(
-                f"a worker was given the services {names!r}. Give it at least one, and each only once."
-            )
+            raise Misuse(f"a worker was given the services {names!r}. Give it at least one, and each only once.")
         if concurrency < 1 or batch < 1:
             raise Misuse(f"a worker needs concurrency and batch of at least 1, not {concurrency} and {batch}.")
         self.services = list(services)

@@ -152,7 +152,9 @@ class MemoryEngine:
         expired = [stash for stash in store.stashes if stash.until <= now]
         store.stashes = [stash for stash in store.stashes if stash.until > now]
         for stash in expired:
-            store.dead.append(DeadLetterStatus(letter=expired_stash(stash, now, self.world.new_id()), status="open"))
+            store.dead.append(
+                DeadLetterStatus(letter=expired_stash(stash, now, self.world.new_id()), status="open")
+            )
         if moved:
             store.wake()
         nexts = [letter[0] for letter in store.dated[:1]] + [stash.until for stash in store.stashes]
@@ -297,7 +299,9 @@ class MemoryInspector:
             WorkflowStatus(
                 service=service,
                 workflow=workflow,
-                running=sum((a.service, a.workflow) == (service, workflow) and not r.saved.done for a, r in rows.items()),
+                running=sum(
+                    (a.service, a.workflow) == (service, workflow) and not r.saved.done for a, r in rows.items()
+                ),
                 done=sum((a.service, a.workflow) == (service, workflow) and r.saved.done for a, r in rows.items()),
             )
             for service, workflow in names

@@ -64,9 +64,7 @@ class MessageMeta(type if TYPE_CHECKING else msgspec.StructMeta):
                     f"a-z 0-9 . : _ -. Give it name='{kebab(class_name)}' or the like."
                 )
             if not isinstance(version, int) or version < 1:
-                raise BadMessage(
-                    f"class {class_name} has version={version!r}. Versions are whole numbers from 1."
-                )
+                raise BadMessage(f"class {class_name} has version={version!r}. Versions are whole numbers from 1.")
             cls.__wire_name__ = wire_name if version == 1 else f"{wire_name}@{version}"
             cls.__version__ = version
             cls.__owner__ = to if to is not None else getattr(cls, "__owner__", None)
@@ -153,4 +151,3 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Name and token of the timer that this letter is."""
     headers: Mapping[str, str] = {}
     """The user's own, and trace context; handed on to everything this message causes."""
-

@@ -145,9 +145,7 @@ class Routes:
         """The wire names of the events that this service subscribes to."""
         names = {**self.handlers, **self.workflows}
         return sorted(
-            name
-            for name in names
-            if not name.startswith("failed:") and issubclass(self.catalogue[name], Event)
+            name for name in names if not name.startswith("failed:") and issubclass(self.catalogue[name], Event)
         )
 
     def __contains__(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform, overload
 
@@ -240,7 +240,7 @@ def _marked(method: Any, mark: _Mark) -> Any:
     return put if method is None else put(method)
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What became of a message at a workflow; the words of `outlast show`."""
 
     STARTED = "started"
@@ -478,7 +478,9 @@ def _steps(cls: type[Workflow], method: Callable[..., Any]) -> list[tuple[Any, S
     return [(kind, Step(method, is_start, _key_of(cls, kind, key, is_start, where), returns)) for kind in kinds]
 
 
-def _key_of(cls: type[Workflow], kind: Any, key: KeyOf, is_start: bool, where: str) -> Callable[[Any], object] | None:
+def _key_of(
+    cls: type[Workflow], kind: Any, key: KeyOf, is_start: bool, where: str
+) -> Callable[[Any], object] | None:
     if callable(key):
         return key
     fields = getattr(kind, "__struct_fields__", ())
@@ -491,4 +493,3 @@ def _key_of(cls: type[Workflow], kind: Any, key: KeyOf, is_start: bool, where: s
             f"(it has {', '.join(fields) or 'none'}). Name the right one: @{'starts' if is_start else 'on'}(key=...)."
         )
     return None
-

@@ -166,7 +166,9 @@ class Batch:
                 )
         return parcels
 
-    def _note(self, letter: Letter, envelope: Envelope, decided: Sequence[tuple[Plan, Instance, Decision]]) -> None:
+    def _note(
+        self, letter: Letter, envelope: Envelope, decided: Sequence[tuple[Plan, Instance, Decision]]
+    ) -> None:
         host, changes, packet = self.host, self.changes, letter.delivery.packet
         if letter.handler is not None:
             changes.history.append(Entry(envelope.conversation, self.now, host.name, "handled", packet))
@@ -211,12 +213,17 @@ class Batch:
                 self.changes.parcels.append(again_parcel(envelope, queue=self.host.name, due=at))
                 note = f"attempt {attempt}: {describe(error)}"
                 self.changes.history.append(
-                    Entry(envelope.conversation, self.now, self.host.name, "failed", letter.delivery.packet, note=note)
+                    Entry(
+                        envelope.conversation,
+                        self.now,
+                        self.host.name,
+                        "failed",
+                        letter.delivery.packet,
+                        note=note,
+                    )
                 )
                 delay = (at - self.now).total_seconds() if at is not None else 0.0
-                self.signals.append(
-                    Retrying(self.host.name, envelope.type, envelope.id, attempt, error, delay)
-                )
+                self.signals.append(Retrying(self.host.name, envelope.type, envelope.id, attempt, error, delay))
             case SetAside():
                 self._set_aside(letter, recovery, error)
 
@@ -242,12 +249,24 @@ class Batch:
             )
         )
         self.signals.append(
-            GaveUp(host.name, envelope.type if envelope else "?", envelope.id if envelope else "?", verdict.reason)
+            GaveUp(
+                host.name,
+                envelope.type if envelope else "?",
+                envelope.id if envelope else "?",
+                verdict.reason,
+            )
         )
         if envelope is None:
             return
         self.changes.history.append(
-            Entry(envelope.conversation, self.now, host.name, "dead letter", packet, note=verdict.reason[:TEXT_MAX])
+            Entry(
+                envelope.conversation,
+                self.now,
+                host.name,
+                "dead letter",
+                packet,
+                note=verdict.reason[:TEXT_MAX],
+            )
         )
         parcel = failure_parcel(
             envelope, reason=verdict.reason, new_id=host.world.new_id, sender=host.name, now=self.now

@@ -103,7 +103,11 @@ class Bound:
 
 
 async def bind(
-    service: Service, *, connection_type: type[Any] | None, overrides: Mapping[Any, Any], stack: AsyncExitStack
+    service: Service,
+    *,
+    connection_type: type[Any] | None,
+    overrides: Mapping[Any, Any],
+    stack: AsyncExitStack,
 ) -> dict[str, Bound]:
     """Finds what every handler of the service needs; providers are entered on `stack`."""
     made: dict[Any, Any] = {}

@@ -126,6 +126,4 @@ def failure_parcel(
         answers=origin,
         headers=command.headers,
     )
-    return Parcel(
-        id, encode(envelope), queue=origin.service if origin else "", reply_to=command.reply_to or ""
-    )
+    return Parcel(id, encode(envelope), queue=origin.service if origin else "", reply_to=command.reply_to or "")

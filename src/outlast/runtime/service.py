@@ -49,7 +49,12 @@ class Service:
         self, *, retry: Retry | None = None, time_limit: timedelta = TIME_LIMIT_DEFAULT
     ) -> Callable[[Callable[Concatenate[MessageT, P], ReturnT]], Callable[Concatenate[MessageT, P], ReturnT]]: ...
     def handles(
-        self, function: Any = None, /, *, retry: Retry | None = None, time_limit: timedelta = TIME_LIMIT_DEFAULT
+        self,
+        function: Any = None,
+        /,
+        *,
+        retry: Retry | None = None,
+        time_limit: timedelta = TIME_LIMIT_DEFAULT,
     ) -> Any:
         """Registers a handler; its first parameter is the message, what else it takes is injected by type.
 

@@ -36,14 +36,17 @@ class SqliteInspector:
         topics: dict[int, list[str]] = {}
         for topic, queue in execute("SELECT topic, queue FROM outlast_topics ORDER BY topic"):
             topics.setdefault(queue, []).append(topic)
-        dated: dict[str, int] = dict(execute("SELECT queue, count(*) FROM outlast_dated GROUP BY queue").fetchall())
+        dated: dict[str, int] = dict(
+            execute("SELECT queue, count(*) FROM outlast_dated GROUP BY queue").fetchall()
+        )
         dead: dict[str, int] = dict(
             execute("SELECT service, count(*) FROM outlast_dead WHERE status = 'open' GROUP BY service").fetchall()
         )
         for id, name in execute("SELECT id, name FROM outlast_queues ORDER BY name").fetchall():
             total: int = execute(f"SELECT count(*) FROM outlast_queue_{id}").fetchone()[0]
             claimed: int = execute(
-                f"SELECT count(*) FROM outlast_queue_{id} WHERE owner IS NOT NULL AND claimed_until > ?", (now,)
+                f"SELECT count(*) FROM outlast_queue_{id} WHERE owner IS NOT NULL AND claimed_until > ?",
+                (now,),
             ).fetchone()[0]
             found.append(
                 QueueStatus(

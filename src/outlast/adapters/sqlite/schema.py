@@ -142,7 +142,11 @@ def connect(path: Path, *, synchronous: str) -> SharedConnection:
     """A connection in WAL mode to an existing or new file, its schema up to date."""
     try:
         connection = sqlite3.connect(
-            path, isolation_level=None, cached_statements=512, factory=SharedConnection, check_same_thread=False
+            path,
+            isolation_level=None,
+            cached_statements=512,
+            factory=SharedConnection,
+            check_same_thread=False,
         )
         connection.execute("PRAGMA busy_timeout = 10000")
         connection.execute("PRAGMA journal_mode = WAL")

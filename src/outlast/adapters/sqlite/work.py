@@ -1,0 +1,378 @@
+"""One write transaction on the file, and the statements that make a turn's changes true."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from outlast.adapters.sqlite.schema import micros
+from outlast.adapters.sqlite.tables import Tables
+from outlast.errors import Conflict
+from outlast.ports import (
+    RELAY,
+    REPLIES,
+    Address,
+    Changes,
+    DeadLetter,
+    Delivery,
+    Parcel,
+    Receipt,
+    Saved,
+    Stored,
+    World,
+)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class SqliteWork:
+    """A write transaction. It has begun when it is made, so everything it reads stays as it is until the end."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        tables: Tables,
+        *,
+        service: str,
+        world: World,
+        owner: str,
+        ended: Callable[[], None],
+        ring: Callable[[set[str]], None],
+    ) -> None:
+        self.connection = connection
+        self.tables = tables
+        self.service = service
+        self.world = world
+        self.owner = owner
+        self.now = micros(world.now())
+        self._ended = ended
+        self._ring = ring
+        self._is_open = True
+        self._rung: set[str] = set()
+        self._rows: dict[Address, int] = {}
+
+    async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
+        rows = self._all(
+            f"SELECT id, count FROM {self.tables.table(self.service, self.connection)} "
+            "WHERE id IN (SELECT value FROM json_each(?))",
+            (_encode([delivery.receipt for delivery in deliveries]).decode(),),
+        )
+        counts: dict[Receipt, int] = dict(rows)
+        return {d.receipt for d in deliveries if counts.get(d.receipt) == d.count}
+
+    async def load(self, addresses: Sequence[Address]) -> Mapping[Address, Stored]:
+        found: dict[Address, Stored] = {}
+        keys: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for address in addresses:
+            keys[address.service, address.workflow].append(address.key)
+        for (service, workflow), wanted in keys.items():
+            id = self.tables.workflow(service, workflow, self.connection)
+            if id is None:
+                continue
+            rows = self._all(
+                "SELECT key, id, version, done, state FROM outlast_instances "
+                "WHERE workflow = ? AND key IN (SELECT value FROM json_each(?))",
+                (id, _encode(wanted).decode()),
+            )
+            for key, row, version, done, state in rows:
+                address = Address(service, workflow, key)
+                self._rows[address] = row
+                found[address] = Stored(state, version, bool(done))
+        return found
+
+    @contextmanager
+    def savepoint(self) -> Iterator[sqlite3.Connection]:
+        execute = self.connection.execute
+        execute("SAVEPOINT outlast_handler")
+        try:
+            yield self.connection
+        except BaseException as error:
+            if not self.connection.in_transaction:
+                # A full disk, for one, makes SQLite end the whole transaction; what others did in it is gone too.
+                raise self.tables.unavailable("running a handler's statement", error) from error
+            execute("ROLLBACK TO outlast_handler")
+            execute("RELEASE outlast_handler")
+            raise
+        try:
+            execute("RELEASE outlast_handler")
+        except sqlite3.OperationalError as error:
+            raise self.tables.unavailable(
+                "ending a handler's part (it ended the transaction itself)", error
+            ) from error
+
+    async def commit(self, changes: Changes) -> None:
+        try:
+            self._write(changes)
+            if not self.connection.in_transaction:
+                raise self.tables.unavailable("committing", RuntimeError("the transaction had been ended already"))
+            self.connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            await self.rollback()
+            raise self.tables.unavailable("committing", error) from error
+        except BaseException:
+            await self.rollback()
+            raise
+        self._end()
+        self._ring(self._rung)
+
+    async def rollback(self) -> None:
+        if self._is_open:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            self._end()
+
+    def _end(self) -> None:
+        self._is_open = False
+        self._ended()
+
+    def _write(self, changes: Changes) -> None:
+        if changes.handled or changes.claimed or changes.renewed or changes.released:
+            self._settle(changes)
+        if changes.saved:
+            self._save(changes.saved)
+        if changes.parcels:
+            self.post(changes.parcels)
+        many = self.connection.executemany
+        if changes.withdrawn:
+            many(
+                "DELETE FROM outlast_dated WHERE due = ? AND id = ?",
+                [(micros(letter.due), letter.id) for letter in changes.withdrawn],
+            )
+        if changes.stashed:
+            many(
+                "INSERT INTO outlast_stash (workflow, key, until, packet) VALUES (?, ?, ?, ?)",
+                [(self._workflow(s.address), s.address.key, micros(s.until), s.packet) for s in changes.stashed],
+            )
+        if changes.dead:
+            self.bury(changes.dead)
+        if changes.history:
+            last = changes.history[0].at
+            stamp = micros(last)
+            many(
+                "INSERT INTO outlast_history (conversation, at, service, outcome, workflow, key, note, packet) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        e.conversation,
+                        stamp if e.at is last else micros(e.at),
+                        e.service,
+                        e.outcome,
+                        e.workflow,
+                        e.key,
+                        e.note,
+                        e.packet,
+                    )
+                    for e in changes.history
+                ],
+            )
+
+    def _settle(self, changes: Changes) -> None:
+        """Consumes, claims, renews and releases deliveries; only those that are still ours."""
+        many, table = self.connection.executemany, self.tables.table(self.service, self.connection)
+        if changes.handled:
+            cursor = many(
+                f"DELETE FROM {table} WHERE id = ? AND count = ?",
+                [(d.receipt, d.count) for d in changes.handled],
+            )
+            if cursor.rowcount != len(changes.handled):
+                raise Conflict(f"a delivery of {self.service!r} was taken by another turn")
+        until = micros(changes.claimed_until) if changes.claimed_until is not None else None
+        if changes.claimed:
+            cursor = many(
+                f"UPDATE {table} SET count = count + 1, claimed_until = ?, owner = ? WHERE id = ? AND count = ?",
+                [(until, self.owner, d.receipt, d.count) for d in changes.claimed],
+            )
+            if cursor.rowcount != len(changes.claimed):
+                raise Conflict(f"a delivery of {self.service!r} was claimed by another turn")
+        many(
+            f"UPDATE {table} SET claimed_until = ? WHERE id = ? AND count = ?",
+            [(until, d.receipt, d.count) for d in changes.renewed],
+        )
+        many(
+            f"UPDATE {table} SET count = count - 1, claimed_until = NULL, owner = NULL WHERE id = ? AND count = ?",
+            [(d.receipt, d.count) for d in changes.released],
+        )
+        if changes.released:
+            self._rung.add(self.service)
+
+    def _save(self, saved: Sequence[Saved]) -> None:
+        begun = [s for s in saved if s.version == 0]
+        changed = [s for s in saved if s.version != 0]
+        now, many = self.now, self.connection.executemany
+        try:
+            many(
+                "INSERT INTO outlast_instances (workflow, key, version, done, conversation, started_at, changed_at, "
+                "keep_until, state) VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        self._workflow(s.address),
+                        s.address.key,
+                        s.done,
+                        s.conversation,
+                        now,
+                        now,
+                        micros(s.keep_until) if s.keep_until is not None else None,
+                        s.state,
+                    )
+                    for s in begun
+                ],
+            )
+        except sqlite3.IntegrityError as error:
+            raise Conflict(f"an instance of {self.service!r} was started by another turn") from error
+        if changed:
+            cursor = many(
+                "UPDATE outlast_instances SET version = version + 1, done = ?, changed_at = ?, keep_until = ?, "
+                "state = ? WHERE id = ? AND version = ?",
+                [
+                    (
+                        s.done,
+                        now,
+                        micros(s.keep_until) if s.keep_until is not None else None,
+                        s.state,
+                        self._row(s.address),
+                        s.version,
+                    )
+                    for s in changed
+                ],
+            )
+            if cursor.rowcount != len(changed):
+                raise Conflict(f"an instance of {self.service!r} was changed by another turn")
+        if begun:
+            self._unstash(begun)
+
+    def _row(self, address: Address) -> int:
+        """The row of an instance, as `load` found it (or, for one who did not load, now)."""
+        row = self._rows.get(address)
+        if row is None:
+            found = self._all(
+                "SELECT id FROM outlast_instances WHERE workflow = ? AND key = ?",
+                (self._workflow(address), address.key),
+            )
+            row = self._rows[address] = found[0][0] if found else -1
+        return row
+
+    def _unstash(self, begun: Sequence[Saved]) -> None:
+        """Puts what waited for these instances back into the queue."""
+        if not self._all("SELECT 1 FROM outlast_stash LIMIT 1", ()):
+            return
+        for saved in begun:
+            rows = self._all(
+                "DELETE FROM outlast_stash WHERE key = ? AND workflow = ? RETURNING id, packet",
+                (saved.address.key, self._workflow(saved.address)),
+            )
+            self._enqueue(saved.address.service, [packet for _, packet in sorted(rows)])
+
+    def post(self, parcels: Sequence[Parcel]) -> None:
+        """Puts parcels where they belong: queues, the dated ones, waiting requests."""
+        by_queue: dict[str, list[bytes]] = defaultdict(list)
+        subscribers: dict[str, list[str]] | None = None
+        dated: list[tuple[int, str, str, str, bytes]] = []
+        for parcel in parcels:
+            if parcel.once and not self._is_new(parcel.id):
+                continue
+            if parcel.due is not None and (due := micros(parcel.due)) > self.now:
+                dated.append((due, parcel.id, parcel.queue, parcel.topic, parcel.packet))
+                continue
+            if parcel.queue:
+                by_queue[parcel.queue].append(parcel.packet)
+            if parcel.topic:
+                if subscribers is None:
+                    subscribers = self._subscribers()
+                for queue in subscribers.get(parcel.topic, ()):
+                    by_queue[queue].append(parcel.packet)
+            if parcel.reply_to:
+                self._all(
+                    "INSERT OR REPLACE INTO outlast_replies VALUES (?, ?, ?)",
+                    (parcel.reply_to, self.now, parcel.packet),
+                )
+                self._rung.add(REPLIES)
+        for queue, packets in by_queue.items():
+            self._enqueue(queue, packets)
+        if dated:
+            self.connection.executemany("INSERT OR REPLACE INTO outlast_dated VALUES (?, ?, ?, ?, ?)", dated)
+            self._rung.add(RELAY)
+
+    def _is_new(self, id: str) -> bool:
+        return bool(self._all("INSERT OR IGNORE INTO outlast_sent VALUES (?, ?) RETURNING 1", (id, self.now)))
+
+    def _subscribers(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for topic, queue in self._all(
+            "SELECT topic, name FROM outlast_topics JOIN outlast_queues ON outlast_queues.id = queue", ()
+        ):
+            found[topic].append(queue)
+        return found
+
+    def _enqueue(self, queue: str, packets: Sequence[bytes]) -> None:
+        if not packets:
+            return
+        id = self.tables.queue(queue, self.connection)
+        after: int = self._all(
+            "UPDATE outlast_queues SET next = next + ? WHERE id = ? RETURNING next", (len(packets), id)
+        )[0][0]
+        self.connection.executemany(
+            f"INSERT INTO outlast_queue_{id} (id, packet) VALUES (?, ?)",
+            enumerate(packets, start=after - len(packets)),
+        )
+        self._rung.add(queue)
+
+    def deliver_due(self, now: int, limit: int) -> None:
+        """Moves dated parcels that are due into their queues, oldest first."""
+        rows = self._all(
+            "SELECT due, id, queue, topic, packet FROM outlast_dated WHERE due <= ? ORDER BY due, id LIMIT ?",
+            (now, limit),
+        )
+        self.connection.executemany(
+            "DELETE FROM outlast_dated WHERE due = ? AND id = ?", [row[:2] for row in rows]
+        )
+        self.post([Parcel(id, packet, queue=queue, topic=topic) for _, id, queue, topic, packet in rows])
+
+    def expire_stashes(self, now: datetime, limit: int) -> None:
+        """Makes dead letters of messages whose instance did not come in time."""
+        rows = self._all(
+            "SELECT s.id, w.service, w.name, s.key, s.packet FROM outlast_stash s "
+            "JOIN outlast_workflows w ON w.id = s.workflow WHERE s.until <= ? ORDER BY s.until LIMIT ?",
+            (micros(now), limit),
+        )
+        self.connection.executemany("DELETE FROM outlast_stash WHERE id = ?", [row[:1] for row in rows])
+        self.bury(
+            [
+                DeadLetter(
+                    id=self.world.new_id(),
+                    service=service,
+                    packet=packet,
+                    key=key,
+                    reason=f"no {workflow!r} with key {key!r} began within the time that its messages are stashed",
+                    at=now,
+                )
+                for _, service, workflow, key, packet in rows
+            ]
+        )
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Adds dead letters."""
+        self.connection.executemany(
+            "INSERT INTO outlast_dead (id, status, service, packet, letter) VALUES (?, 'open', ?, ?, ?)",
+            [(d.id, d.service, d.packet, _encode(msgspec.structs.replace(d, packet=b""))) for d in letters],
+        )
+
+    def _workflow(self, address: Address) -> int:
+        id = self.tables.workflow(address.service, address.workflow, self.connection)
+        if id is None:
+            id = self._all(
+                "INSERT INTO outlast_workflows (service, name) VALUES (?, ?) RETURNING id",
+                (address.service, address.workflow),
+            )[0][0]
+        return id  # type: ignore[no-any-return]
+
+    def _all(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        try:
+            return self.connection.execute(sql, parameters).fetchall()
+        except sqlite3.OperationalError as error:
+            raise self.tables.unavailable("reading", error) from error

@@ -15,9 +15,14 @@ OutlastError
 ├── RequestTimeout    no answer came in time
 ├── RequestFailed     the command of a request is a dead letter now
 ├── NotFound          an operator asked for something that is not there
+├── Refused           an operator asked for something that would do harm as things are
 ├── Conflict          another turn committed first; repeated at once, never counted
 └── Unavailable       the engine cannot be used now; nothing was changed
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class OutlastError(Exception):
@@ -78,6 +83,15 @@ class RequestFailed(OutlastError):
 
 class NotFound(OutlastError):
     """What an operator asked for does not exist, or its name is ambiguous."""
+
+    def __init__(self, text: str, candidates: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.candidates = list(candidates)
+        """What an ambiguous name may mean."""
+
+
+class Refused(OutlastError):
+    """What an operator asked for is not done, because of the state that things are in."""
 
 
 class Conflict(OutlastError):

@@ -19,7 +19,7 @@ RELAY = "@relay"
 REPLIES = "@replies"
 
 
-class Value(msgspec.Struct, kw_only=True):
+class Value(msgspec.Struct, frozen=True, kw_only=True):
     """A plain value that crosses a port."""
 
 
@@ -108,7 +108,7 @@ class DeadLetter(Value, frozen=True, kw_only=True):
     version: str = ""
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line of history: what became of one message at one service."""
 
     conversation: str
@@ -228,6 +228,10 @@ class QueueStatus(Value, frozen=True, kw_only=True):
     topics: list[str] = []
     waiting: int = 0
     claimed: int = 0
+    is_estimate: bool = False
+    """`waiting` was too large to be counted quickly, and is an upper bound."""
+    oldest: datetime | None = None
+    """When the message at the head of the queue was sent."""
     dated: int = 0
     dead: int = 0
     workers: int = 0
@@ -255,6 +259,19 @@ class InstanceStatus(Value, frozen=True, kw_only=True):
     state: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class Unhandled(Value, frozen=True, kw_only=True):
+    """A message that is still on its way to a service."""
+
+    service: str
+    packet: bytes
+    due: datetime | None = None
+    """Set on what is dated: a timer, a retry, a delayed message."""
+    is_claimed: bool = False
+    """A worker is at it now."""
+    stashed_for: str = ""
+    """The workflow whose instance it waits for."""
+
+
 class DeadLetterStatus(Value, frozen=True, kw_only=True):
     """A dead letter and what has become of it: `open`, `retried` or `archived`."""
 
@@ -275,6 +292,12 @@ class Inspector(Protocol):
 
     async def history(self, *, conversation: str, after: int, limit: int) -> Sequence[tuple[int, Entry]]:
         """Numbered lines of history, oldest first, those after number `after`; of all conversations if empty."""
+        ...
+
+    async def unhandled(self, *, conversation: str, scan: int) -> Sequence[Unhandled]:
+        """What of a conversation is on its way, among the first `scan` messages of each queue, of what is dated
+        and of what is stashed.
+        """
         ...
 
     async def dead_letters(self, *, status: str, id: str, limit: int) -> Sequence[DeadLetterStatus]:

@@ -7,7 +7,7 @@ rests on what the earlier one changed. So a simulation meets every race that any
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from outlast.core.naming import sent_at
 from outlast.core.recovery import Patience
 from outlast.errors import Conflict
 from outlast.ports import (
@@ -31,6 +32,7 @@ from outlast.ports import (
     Saved,
     Stash,
     Stored,
+    Unhandled,
     WorkflowStatus,
     World,
 )
@@ -198,7 +200,7 @@ class MemoryWork:
         }
 
     @contextmanager
-    def savepoint(self) -> Iterator[None]:
+    def savepoint(self) -> Generator[None]:
         yield None
 
     async def commit(self, changes: Changes) -> None:
@@ -285,6 +287,7 @@ class MemoryInspector:
                 topics=sorted(store.topics.get(name, ())),
                 waiting=sum(not row.is_hidden(now) for row in rows.values()),
                 claimed=sum(row.is_hidden(now) for row in rows.values()),
+                oldest=next((sent_at(row.packet) for row in rows.values()), None),
                 dated=sum(letter[2].queue == name for letter in store.dated),
                 dead=sum(item.letter.service == name and item.status == "open" for item in store.dead),
                 workers=sum(engine.is_alive and name in engine.services for engine in store.engines),
@@ -334,6 +337,20 @@ class MemoryInspector:
             for number, entry in numbered
             if number > after and (not conversation or entry.conversation == conversation)
         ][:limit]
+
+    async def unhandled(self, *, conversation: str, scan: int) -> Sequence[Unhandled]:
+        store, now, wanted = self.store, self.world.now(), conversation.encode()
+        found = [
+            Unhandled(service=name, packet=row.packet, is_claimed=row.is_hidden(now))
+            for name, rows in sorted(store.queues.items())
+            for row in list(rows.values())[:scan]
+        ]
+        found += [Unhandled(service=p.queue, packet=p.packet, due=due) for due, _, p in store.dated[:scan]]
+        found += [
+            Unhandled(service=s.address.service, packet=s.packet, due=s.until, stashed_for=s.address.workflow)
+            for s in store.stashes[:scan]
+        ]
+        return [item for item in found if wanted in item.packet]
 
     async def dead_letters(self, *, status: str, id: str, limit: int) -> Sequence[DeadLetterStatus]:
         return [

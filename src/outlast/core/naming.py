@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -19,7 +20,8 @@ _decode_envelope = msgspec.json.Decoder(Envelope).decode
 def name_of(message: Message) -> str:
     """The wire name under which this message travels."""
     if isinstance(message, Failed):
-        return FAILED + type(message.command).__wire_name__
+        command: Message = message.command  # pyright: ignore[reportUnknownMemberType]  # any command at all
+        return FAILED + type(command).__wire_name__
     return type(message).__wire_name__
 
 
@@ -44,6 +46,14 @@ def open_packet(packet: bytes) -> Envelope:
             f"reading an envelope of {len(packet)} bytes failed: {error}. "
             "Its sender is not outlast, or the bytes were damaged."
         ) from error
+
+
+def sent_at(packet: bytes) -> datetime | None:
+    """When the message in these bytes was sent; `None` if they are no envelope."""
+    try:
+        return open_packet(packet).sent_at
+    except Undecodable:
+        return None
 
 
 class Catalogue:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 
 import msgspec
 
 from outlast.adapters.sqlite.engine import SqliteEngine
+from outlast.adapters.sqlite.history import read
 from outlast.adapters.sqlite.schema import micros, moment
+from outlast.core.naming import sent_at
 from outlast.ports import (
     Address,
     Changes,
@@ -18,8 +21,12 @@ from outlast.ports import (
     InstanceStatus,
     Parcel,
     QueueStatus,
+    Unhandled,
     WorkflowStatus,
 )
+
+COUNTED = 20_000
+"""So many messages of a queue are counted; of a longer one the length is estimated from its ids."""
 
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
@@ -43,7 +50,7 @@ class SqliteInspector:
             execute("SELECT service, count(*) FROM outlast_dead WHERE status = 'open' GROUP BY service").fetchall()
         )
         for id, name in execute("SELECT id, name FROM outlast_queues ORDER BY name").fetchall():
-            total: int = execute(f"SELECT count(*) FROM outlast_queue_{id}").fetchone()[0]
+            total, is_estimate = self._length(id)
             claimed: int = execute(
                 f"SELECT count(*) FROM outlast_queue_{id} WHERE owner IS NOT NULL AND claimed_until > ?",
                 (now,),
@@ -53,6 +60,8 @@ class SqliteInspector:
                     service=name,
                     topics=topics.get(id, []),
                     waiting=total - claimed,
+                    is_estimate=is_estimate,
+                    oldest=self._oldest(id),
                     claimed=claimed,
                     dated=dated.get(name, 0),
                     dead=dead.get(name, 0),
@@ -60,6 +69,21 @@ class SqliteInspector:
                 )
             )
         return found
+
+    def _length(self, queue: int) -> tuple[int, bool]:
+        execute, table = self.engine.connection.execute, f"outlast_queue_{queue}"
+        counted: int = execute(f"SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT ?)", (COUNTED,)).fetchone()[0]
+        if counted < COUNTED:
+            return counted, False
+        # Two subqueries, because SQLite looks up min() and max() in the index only one at a time.
+        first, last = execute(f"SELECT (SELECT min(id) FROM {table}), (SELECT max(id) FROM {table})").fetchone()
+        return last - first + 1, True
+
+    def _oldest(self, queue: int) -> datetime | None:
+        found = self.engine.connection.execute(
+            f"SELECT packet FROM outlast_queue_{queue} ORDER BY id LIMIT 1"
+        ).fetchone()
+        return sent_at(found[0]) if found is not None else None
 
     async def workflows(self) -> Sequence[WorkflowStatus]:
         rows = self.engine.connection.execute(
@@ -81,8 +105,8 @@ class SqliteInspector:
             where.append("i.done = ?")
             parameters.append(int(done))
         rows = self.engine.connection.execute(
-            "SELECT w.service, w.name, i.key, i.version, i.done, i.conversation, i.started_at, i.changed_at, i.state "
-            "FROM outlast_instances i JOIN outlast_workflows w ON w.id = i.workflow "
+            "SELECT w.service, w.name, i.key, i.version, i.done, i.conversation, i.started_at, i.changed_at, "
+            "i.state FROM outlast_instances i JOIN outlast_workflows w ON w.id = i.workflow "
             f"WHERE {' AND '.join(where)} ORDER BY i.id DESC LIMIT ?",
             (*parameters, limit),
         ).fetchall()
@@ -100,22 +124,52 @@ class SqliteInspector:
         ]
 
     async def history(self, *, conversation: str, after: int, limit: int) -> Sequence[tuple[int, Entry]]:
-        where, parameters = ("AND conversation = ?", [conversation]) if conversation else ("", [])
-        rows = self.engine.connection.execute(
-            "SELECT number, conversation, at, service, outcome, packet, workflow, key, note FROM outlast_history "
-            f"WHERE number > ? {where} ORDER BY number LIMIT ?",
-            (after, *parameters, limit),
-        ).fetchall()
-        return [
-            (number, Entry(conversation, moment(at), service, outcome, packet, workflow, key, note))
-            for number, conversation, at, service, outcome, packet, workflow, key, note in rows
+        return list(islice(read(self.engine.connection, conversation=conversation, after=after), limit))
+
+    async def unhandled(self, *, conversation: str, scan: int) -> Sequence[Unhandled]:
+        execute, now = self.engine.connection.execute, micros(self.engine.world.now())
+        bounds = (scan, conversation)
+        # An id in a packet is found as text; only the envelope is looked at by those who read it.
+        among = "WHERE instr(packet, CAST(? AS BLOB))"
+        found: list[Unhandled] = []
+        for id, name in execute("SELECT id, name FROM outlast_queues ORDER BY name").fetchall():
+            found += [
+                Unhandled(service=name, packet=packet, is_claimed=until is not None and until > now)
+                for packet, until in execute(
+                    "SELECT packet, claimed_until "
+                    f"FROM (SELECT * FROM outlast_queue_{id} ORDER BY id LIMIT ?) {among}",
+                    bounds,
+                )
+            ]
+        found += [
+            Unhandled(service=queue, packet=packet, due=moment(due))
+            for queue, packet, due in execute(
+                "SELECT queue, packet, due FROM (SELECT * FROM outlast_dated ORDER BY due LIMIT ?) " + among,
+                bounds,
+            )
         ]
+        found += [
+            Unhandled(service=service, packet=packet, due=moment(until), stashed_for=name)
+            for service, name, packet, until in execute(
+                "SELECT w.service, w.name, s.packet, s.until "
+                "FROM (SELECT * FROM outlast_stash ORDER BY id LIMIT ?) s "
+                f"JOIN outlast_workflows w ON w.id = s.workflow {among}",
+                bounds,
+            )
+        ]
+        return found
 
     async def dead_letters(self, *, status: str, id: str, limit: int) -> Sequence[DeadLetterStatus]:
+        where, parameters = ["1"], list[object]()
+        if status:
+            where.append("status = ?")
+            parameters.append(status)
+        if id:
+            where.append("id >= ? AND id < ?")
+            parameters += [id, id + "\U0010ffff"]
         rows = self.engine.connection.execute(
-            "SELECT status, packet, letter FROM outlast_dead WHERE (? = '' OR status = ?) "
-            "AND substr(id, 1, length(?)) = ? ORDER BY number LIMIT ?",
-            (status, status, id, id, limit),
+            f"SELECT status, packet, letter FROM outlast_dead WHERE {' AND '.join(where)} ORDER BY number LIMIT ?",
+            (*parameters, limit),
         ).fetchall()
         return [
             DeadLetterStatus(letter=msgspec.structs.replace(_decode_letter(letter), packet=packet), status=status)

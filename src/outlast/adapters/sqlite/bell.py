@@ -22,11 +22,11 @@ class Bell:
         self._listed_at = -1
         self._names: list[str] = []
 
-    def hang(self, name: str, *, id: str, notify: Callable[[], None]) -> str:
-        """Makes a FIFO that calls `notify` when someone rings for `name`; returns what it is called."""
-        own = f"{name}.{id}"
+    def hang(self, name: str, number: int, *, notify: Callable[[], None]) -> None:
+        """Makes a FIFO, called by the name and our number, that calls `notify` when someone rings for `name`."""
+        own = f"{name}.{number}"
         if own in self._own or not hasattr(os, "mkfifo"):
-            return own
+            return
         hidden = self.directory / f".{own}"
         try:
             self.directory.mkdir(exist_ok=True)
@@ -34,11 +34,10 @@ class Bell:
             # Opened before it can be seen: a FIFO without a reader would look like that of a dead process.
             descriptor = os.open(hidden, os.O_RDWR | os.O_NONBLOCK)
         except OSError:
-            return own
+            return
         hidden.rename(self.directory / own)
         self._own[own] = descriptor
         asyncio.get_running_loop().add_reader(descriptor, self._rung, descriptor, notify)
-        return own
 
     def ring(self, names: Iterable[str]) -> None:
         """Wakes every process that listens for one of these names."""

@@ -37,8 +37,8 @@ class SqliteEngine:
         self.connection: SharedConnection = connect(path, synchronous=synchronous)
         self.bell = Bell(path.with_name(path.name + "-wake"))
         self.lock = asyncio.Lock()
-        self.services: dict[str, str] = {}
-        """The services that this process has declared, and under which name each claims deliveries."""
+        self.services: dict[str, int] = {}
+        """The services that this process has declared, and the number under which each claims deliveries."""
         self._listeners: dict[str, list[Callable[[], None]]] = defaultdict(list)
         self._tables = Tables(path)
 
@@ -55,9 +55,13 @@ class SqliteEngine:
             await work.rollback()
             raise
         self.bell.remove(dead)
-        self.services[service] = self.bell.hang(
-            service, id=self.world.new_id(), notify=lambda: self._notify(service)
-        )
+        self.services[service] = self._hang(service)
+
+    def _hang(self, name: str) -> int:
+        """Makes this process wake up when someone rings for `name`; returns the number that it goes by."""
+        number = int(self.world.dice() * (1 << 52))
+        self.bell.hang(name, number, notify=lambda: self._notify(name))
+        return number
 
     def _give_back_what_the_dead_had(self, service: str) -> list[str]:
         """Within a transaction: frees the claims of processes that died; returns the names of their FIFOs."""
@@ -66,7 +70,7 @@ class SqliteEngine:
             table = self._tables.table(service, self.connection)
             self.connection.executemany(
                 f"UPDATE {table} SET claimed_until = NULL, owner = NULL WHERE owner = ?",
-                [(name,) for name in dead],
+                [(int(name.rpartition(".")[2]),) for name in dead],
             )
             self.connection.execute(
                 f"UPDATE {table} SET count = count + 1 WHERE count < ? AND id IN "
@@ -116,7 +120,7 @@ class SqliteEngine:
             self._tables,
             service=service,
             world=self.world,
-            owner=self.services.get(service, ""),
+            owner=self.services.get(service),
             ended=self.lock.release,
             ring=self.bell.ring,
         )
@@ -174,7 +178,8 @@ class SqliteEngine:
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self._listeners[name].append(notify)
         if name in (RELAY, REPLIES) and len(self._listeners[name]) == 1:
-            self.bell.hang(name, id=self.world.new_id(), notify=lambda: self._notify(name))
+            self.bell.remove(self.bell.dead(name))
+            self._hang(name)
 
     def _notify(self, name: str) -> None:
         for notify in self._listeners[name]:

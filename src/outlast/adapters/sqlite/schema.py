@@ -74,18 +74,12 @@ MIGRATIONS: Sequence[str] = (
         letter BLOB NOT NULL                -- everything but the packet, as JSON
     );
     CREATE INDEX outlast_dead_open ON outlast_dead (service) WHERE status = 'open';
-    CREATE TABLE outlast_history (
+    CREATE TABLE outlast_history (           -- one row per turn; see history.py
         number INTEGER PRIMARY KEY,
-        conversation TEXT NOT NULL,
         at INTEGER NOT NULL,
-        service TEXT NOT NULL,
-        outcome TEXT NOT NULL,
-        workflow TEXT NOT NULL,
-        key TEXT NOT NULL,
-        note TEXT NOT NULL,
-        packet BLOB NOT NULL
+        marks BLOB NOT NULL,
+        entries BLOB NOT NULL
     );
-    CREATE INDEX outlast_history_conversation ON outlast_history (conversation);
     CREATE TABLE outlast_replies (
         request TEXT PRIMARY KEY,
         at INTEGER NOT NULL,
@@ -104,9 +98,8 @@ QUEUE = """
         packet BLOB NOT NULL,
         count INTEGER NOT NULL DEFAULT 0,
         claimed_until INTEGER,
-        owner TEXT
+        owner INTEGER                       -- the number in the name of the claiming process's FIFO
     );
-    CREATE INDEX outlast_queue_{id}_owner ON outlast_queue_{id} (owner) WHERE owner IS NOT NULL;
 """
 
 
@@ -187,9 +180,12 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def run_script(connection: sqlite3.Connection, statements: str) -> None:
     """Runs several statements inside the transaction (`executescript` would commit it)."""
-    for statement in statements.split(";"):
-        if statement.strip():
+    statement = ""
+    for line in statements.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
             connection.execute(statement)
+            statement = ""
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -260,7 +260,11 @@ class Client:
     def _listen(self) -> None:
         if not self._is_listening:
             self._is_listening = True
-            self.engine.listen(REPLIES, lambda: [wake.set() for wake in self._waiting] and None)
+            self.engine.listen(REPLIES, self._wake_all)
+
+    def _wake_all(self) -> None:
+        for wake in self._waiting:
+            wake.set()
 
 
 def _answer(command: Command[Any], packet: bytes) -> Message:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -17,6 +17,12 @@ from outlast.errors import BadMessage
 
 AnswerT = TypeVar("AnswerT")
 CommandT = TypeVar("CommandT", bound="Command[Any]")
+
+if TYPE_CHECKING:
+    # How a message class is made is said here to type checkers, and not by what msgspec says of its own.
+    _StructMeta = type
+else:
+    _StructMeta = msgspec.StructMeta
 
 _OWN = {"frozen": True, "kw_only": True}
 _NAME = re.compile(r"[a-z0-9][a-z0-9.:_-]*")
@@ -27,8 +33,8 @@ def kebab(class_name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", class_name).lower()
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-class MessageMeta(type if TYPE_CHECKING else msgspec.StructMeta):
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+class MessageMeta(_StructMeta):
     """Makes a message class: a frozen struct with a wire name, a version and, for a command, an owner."""
 
     __wire_name__: str
@@ -112,6 +118,16 @@ class Failed(Event, Generic[CommandT]):
 
 
 MessageType = type[Message]
+
+
+def is_failure(message: Message) -> TypeGuard[Failed[Any]]:
+    """Whether it tells of a command that became a dead letter."""
+    return isinstance(message, Failed)
+
+
+def is_command(message: Message) -> TypeGuard[Command[Any]]:
+    """Whether it goes to one owner. (`isinstance` leaves type checkers with a command of unknown answers.)"""
+    return isinstance(message, Command)
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):

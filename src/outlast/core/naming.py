@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from outlast.core.message import Envelope, Failed, Message
+from outlast.core.message import Envelope, Failed, Message, is_failure
 from outlast.errors import BadMessage, Undecodable, UnknownMessage
 
 FAILED = "failed:"
@@ -19,9 +19,8 @@ _decode_envelope = msgspec.json.Decoder(Envelope).decode
 
 def name_of(message: Message) -> str:
     """The wire name under which this message travels."""
-    if isinstance(message, Failed):
-        command: Message = message.command  # pyright: ignore[reportUnknownMemberType]  # any command at all
-        return FAILED + type(command).__wire_name__
+    if is_failure(message):
+        return FAILED + name_of(message.command)
     return type(message).__wire_name__
 
 

@@ -17,7 +17,7 @@ from outlast.core.annotations import (
     parameters_of,
     unaliased,
 )
-from outlast.core.message import Command, Event, Message
+from outlast.core.message import Command, Event, Message, is_command
 from outlast.core.naming import Catalogue, name_of, name_of_type
 from outlast.core.recovery import Retry
 from outlast.core.workflow import Plan
@@ -87,7 +87,7 @@ def _check_answers(where: str, kinds: Sequence[Any], returns: Sequence[Any]) -> 
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Command)):
             continue
-        answers = answers_of(kind)
+        answers = answers_of(kind)  # pyright: ignore[reportUnknownArgumentType]  # a command of any answers
         if answers and not set(answers) & set(returns):
             raise BadHandler(
                 f"{where} handles {kind.__name__}, whose answers are "
@@ -154,7 +154,7 @@ class Routes:
 
 def owner_of(command: Message, to: str | None = None) -> str:
     """The service that a command goes to. Raises `Unroutable`."""
-    if not isinstance(command, Command):
+    if not is_command(command):
         raise Unroutable(
             f"send was given the event {name_of(command)!r}. Commands are sent to their owner; "
             "an event is published."
@@ -172,5 +172,6 @@ def check_event(event: Message) -> None:
     """Raises `Unroutable` for a command."""
     if not isinstance(event, Event):
         raise Unroutable(
-            f"publish was given the command {name_of(event)!r}. An event is published; a command is sent to its owner."
+            f"publish was given the command {name_of(event)!r}. An event is published; a command is sent to its "
+            "owner."
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, dataclass_transform, overload
 
 import msgspec
 
@@ -31,8 +31,14 @@ KEEP_DEFAULT = timedelta(days=7)
 STASH_DEFAULT = timedelta(hours=1)
 
 
-@dataclass_transform(kw_only_default=True)
-class WorkflowMeta(type if TYPE_CHECKING else msgspec.StructMeta):
+if TYPE_CHECKING:
+    _StructMeta = type
+else:
+    _StructMeta = msgspec.StructMeta
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
+class WorkflowMeta(_StructMeta):
     """Makes a workflow class: a mutable struct whose fields are the state of one instance."""
 
     __options__: Options
@@ -407,7 +413,8 @@ def plan_of(cls: type[Workflow]) -> Plan:
             f"{where} does not say how an instance is found. Name the field that holds its key: "
             f'class {cls.__name__}(Workflow, key="order_id").'
         )
-    required = [info.name for info in msgspec.structs.fields(cls) if info.required]
+    fields = msgspec.structs.fields(cast(type[msgspec.Struct], cls))
+    required = [info.name for info in fields if info.required]
     if required:
         raise BadWorkflow(
             f"{where} has fields without a default: {', '.join(required)}. An instance begins empty, so give "
@@ -425,11 +432,12 @@ def plan_of(cls: type[Workflow]) -> Plan:
             steps[name], kinds[name] = step, kind
     if not any(step.starts for step in steps.values()):
         raise BadWorkflow(f"{where} has no method marked @starts, so no instance could ever begin. Mark one.")
-    record = msgspec.defstruct(
+    struct = msgspec.defstruct(
         f"{cls.__name__}Record",
         [("state", cls), ("started_by", list[str]), ("conversation", str), ("timers", dict[str, Timer])],
         bases=(Record,),
     )
+    record = cast(type[Record], struct)
     return Plan(
         cls=cls,
         name=options.name,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from outlast.core.annotations import name_of_function
 from outlast.core.message import Envelope
@@ -154,5 +154,5 @@ async def _provided(
     if inspect.isawaitable(value):
         value = await value
     if isinstance(value, AbstractAsyncContextManager):
-        value = await stack.enter_async_context(value)  # pyright: ignore[reportUnknownVariableType]
-    return value  # pyright: ignore[reportUnknownVariableType]
+        value = await stack.enter_async_context(cast(AbstractAsyncContextManager[Any], value))
+    return value

@@ -100,7 +100,7 @@ class Flight:
 
             def waits(limit: timedelta = handler.plan.time_limit, task: asyncio.Task[Any] = task) -> None:
                 nonlocal deadline, letters
-                rest, letters = letters, deque()
+                rest, letters = letters, deque[Letter]()
                 if rest:
                     self._spawn(rest)
 
@@ -167,7 +167,7 @@ class Watched:
                 coroutine.close()
                 raise
             except BaseException as error:  # handed on, as `yield from` would
-                step = coroutine.throw
+                step: Callable[[Any], Any] = coroutine.throw
                 value: Any = error
             else:
                 step = coroutine.send

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from outlast.core.message import Command, Envelope, Message, Origin
+from outlast.core.message import Envelope, Message, Origin, is_command
 from outlast.core.naming import FAILED, encode, name_of
 from outlast.core.routing import owner_of
 from outlast.ports import Parcel
@@ -39,7 +39,7 @@ def first_parcel(
         reply_to=reply_to,
         headers=headers or {},
     )
-    if isinstance(message, Command):
+    if is_command(message):
         return Parcel(id, encode(envelope), queue=owner_of(message, to), due=due, once=once)
     return Parcel(id, encode(envelope), topic=name, due=due, once=once)
 
@@ -60,7 +60,7 @@ def next_parcel(
     goes to the client that waits for it, if one does.
     """
     name = name_of(message)
-    is_command = isinstance(message, Command)
+    owner = owner_of(message) if is_command(message) else ""
     envelope = Envelope(
         id=id,
         type=name,
@@ -69,13 +69,13 @@ def next_parcel(
         body=msgspec.Raw(encode(message)),
         sender=sender,
         cause=cause.id,
-        origin=origin if is_command else None,
-        answers=None if is_command or origin is not None else cause.origin,
+        origin=origin if owner else None,
+        answers=None if owner or origin is not None else cause.origin,
         tells_failure=FAILED + name in listens_to_failures,
         headers=cause.headers,
     )
-    if is_command:
-        return Parcel(id, encode(envelope), queue=owner_of(message))
+    if owner:
+        return Parcel(id, encode(envelope), queue=owner)
     return Parcel(id, encode(envelope), topic=name, reply_to=cause.reply_to or "")
 
 

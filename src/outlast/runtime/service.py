@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 
 from outlast.core.message import Message
 from outlast.core.recovery import Retry
@@ -46,7 +46,7 @@ class Service:
     ) -> Callable[Concatenate[MessageT, P], ReturnT]: ...
     @overload
     def handles(
-        self, *, retry: Retry | None = None, time_limit: timedelta = TIME_LIMIT_DEFAULT
+        self, /, *, retry: Retry | None = None, time_limit: timedelta = TIME_LIMIT_DEFAULT
     ) -> Callable[[Callable[Concatenate[MessageT, P], ReturnT]], Callable[Concatenate[MessageT, P], ReturnT]]: ...
     def handles(
         self,
@@ -80,7 +80,7 @@ class Service:
         The function is called once, when the service starts; it may be async, and it may return an async
         context manager, which is left when the service stops.
         """
-        self.providers[kind] = provider if _is_factory(provider, kind) else (lambda: provider)
+        self.providers[kind] = cast(Provider, provider) if _is_factory(provider, kind) else lambda: provider
 
     def __repr__(self) -> str:
         return f"Service({self.name!r})"

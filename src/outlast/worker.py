@@ -182,6 +182,7 @@ class Worker:
                 service, connection_type=engine.connection_type, overrides=self.overrides, stack=self._stack
             )
             host = Host(
+                service.name,
                 service,
                 engine,
                 world,

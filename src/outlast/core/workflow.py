@@ -7,7 +7,7 @@ to the instance of one key and says what follows. Nothing here waits, reads a cl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -164,16 +164,15 @@ class Timer(msgspec.Struct, frozen=True, array_like=True):
     due: datetime
 
 
-@dataclass(slots=True)
-class Moment:
+class Moment(msgspec.Struct):
     """What one call of a workflow method is given, and what it asked for besides its return value."""
 
     key: str
     now: datetime
     new_id: Callable[[], str]
     timers: dict[str, Timer]
-    letters: list[tuple[str, Timer, Message]] = field(default_factory=list[Any])
-    withdrawn: list[Timer] = field(default_factory=list[Timer])
+    letters: list[tuple[str, Timer, Message]] = []
+    withdrawn: list[Timer] = []
     completed: bool = False
 
     def set_timer(self, name: str, due: datetime, message: Message) -> str:
@@ -258,8 +257,7 @@ class Outcome(StrEnum):
     STASHED = "stashed"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What one message leads to at one instance."""
 
     outcome: Outcome
@@ -307,8 +305,7 @@ class Plan:
         return str(value)
 
 
-@dataclass(slots=True)
-class Instance:
+class Instance(msgspec.Struct):
     """The instance of one key within one turn. `version` 0 means that it does not exist yet."""
 
     plan: Plan

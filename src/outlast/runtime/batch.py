@@ -23,18 +23,9 @@ TEXT_MAX = 8_000
 """Longest error text and traceback that is kept, in characters."""
 
 
-def addresses(host: Host, letters: Sequence[Letter]) -> list[Address]:
-    """The instances that these letters may concern. A letter without a key is left for its own turn to fail."""
-    found: dict[Address, None] = {}
-    for letter in letters:
-        if letter.error is None and letter.envelope is not None and letter.message is not None:
-            for plan in letter.plans:
-                try:
-                    key = plan.key_for(host.name, letter.envelope, letter.message)
-                except Exception:  # raised again, and then counted, when the letter is taken
-                    continue
-                found[Address(host.name, plan.name, key)] = None
-    return list(found)
+def addresses(letters: Sequence[Letter]) -> list[Address]:
+    """The instances that these letters are for, each once."""
+    return list({address: None for letter in letters for _, address in letter.targets})
 
 
 class Batch:
@@ -114,13 +105,14 @@ class Batch:
         assert message is not None
         host, now, new_id = self.host, self.now, self.host.world.new_id
         parcels = [next_parcel(m, envelope, id=new_id(), sender=host.name, now=now) for m in messages]
-        decided: list[tuple[Plan, Instance, Decision]] = []
-        before = [(instance := self._instance(letter, plan), instance.snapshot()) for plan in letter.plans]
+        decided: list[tuple[Instance, Decision]] = []
+        before = [(instance := self._instance(plan, at), instance.snapshot()) for plan, at in letter.targets]
         try:
             for instance, _ in before:
                 decision = instance.decide(envelope, message, now, new_id)
-                decided.append((instance.plan, instance, decision))
-                parcels += self._parcels(instance, decision, envelope)
+                decided.append((instance, decision))
+                if decision.messages or decision.timers:
+                    parcels += self._parcels(instance, decision, envelope)
         except BaseException:
             for instance, snapshot in before:
                 instance.restore(snapshot)
@@ -129,18 +121,14 @@ class Batch:
         self.changes.handled.append(letter.delivery)
         self.changes.parcels += parcels
 
-    def _instance(self, letter: Letter, plan: Plan) -> Instance:
-        assert letter.envelope is not None
-        assert letter.message is not None
-        key = plan.key_for(self.host.name, letter.envelope, letter.message)
-        address = Address(self.host.name, plan.name, key)
+    def _instance(self, plan: Plan, address: Address) -> Instance:
         instance = self.instances.get(address)
         if instance is None:
             stored = self.states.get(address)
             if stored is None:
-                instance = Instance(plan, key)
+                instance = Instance(plan, address.key)
             else:
-                instance = Instance(plan, key, stored.state, stored.version, stored.done)
+                instance = Instance(plan, address.key, stored.state, stored.version, stored.done)
             self.instances[address] = instance
         return instance
 
@@ -172,11 +160,13 @@ class Batch:
         host, changes, packet = self.host, self.changes, letter.delivery.packet
         if letter.handler is not None:
             changes.history.append(Entry(envelope.conversation, self.now, host.name, "handled", packet))
-        for plan, instance, decision in decided:
+        for instance, decision in decided:
+            plan = instance.plan
             if decision.outcome is Outcome.STASHED:
                 address = Address(host.name, plan.name, instance.key)
                 changes.stashed.append(Stash(address, packet, self.now + plan.stash))
-            changes.withdrawn += [Withdrawn(timer.id, timer.due) for timer in decision.withdrawn]
+            if decision.withdrawn:
+                changes.withdrawn += [Withdrawn(timer.id, timer.due) for timer in decision.withdrawn]
             changes.history.append(
                 Entry(
                     envelope.conversation,
@@ -282,10 +272,7 @@ class Batch:
         origin = envelope.answers or envelope.origin
         if origin is not None:
             return origin.key
-        try:
-            return next((p.key_for(self.host.name, envelope, letter.message) for p in letter.plans), "")  # type: ignore[arg-type]
-        except Exception:  # a key is a help to the reader here, never a condition
-            return ""
+        return letter.targets[0][1].key if letter.targets else ""
 
 
 def describe(error: BaseException) -> str:

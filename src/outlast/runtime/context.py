@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
+import msgspec
+
 from outlast.core.annotations import name_of_function
 from outlast.core.message import Envelope
 from outlast.core.routing import HandlerPlan
@@ -16,8 +18,7 @@ from outlast.errors import BadHandler
 from outlast.runtime.service import Service
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, gc=False):
     """The journey of the message that is being handled."""
 
     envelope: Envelope

@@ -6,42 +6,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import msgspec
+
 from outlast.core.message import Envelope, Message
 from outlast.core.naming import open_packet
 from outlast.core.recovery import Patience, Retry
 from outlast.core.workflow import Plan
-from outlast.errors import Rejected, UnknownMessage
-from outlast.ports import Delivery, Engine, World
+from outlast.errors import UnknownMessage
+from outlast.ports import Address, Delivery, Engine, World
 from outlast.runtime.context import Bound
 from outlast.runtime.service import Service
 from outlast.signals import Observer, unobserved
 
 
-@dataclass(slots=True)
-class Letter:
+class Letter(msgspec.Struct):
     """A delivery, opened. One that cannot be read carries the error instead of a message."""
 
     delivery: Delivery
     envelope: Envelope | None = None
     message: Message | None = None
     handler: Bound | None = None
-    plans: list[Plan] = field(default_factory=list[Plan])
+    targets: list[tuple[Plan, Address]] = []
+    """The workflow instances that it is for."""
     error: BaseException | None = None
     """Why it could not be read, or how its handler failed."""
     is_claimed: bool = False
     returned: list[Message] | None = None
     """What its handler returned, if it ran outside of the turn."""
 
-    @property
-    def runs_outside(self) -> bool:
-        """Its handler may wait, so it runs between two turns."""
-        return self.handler is not None and not self.handler.in_transaction
+    runs_outside: bool = False
+    """Its handler may wait, so it runs between two turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """One service, ready to take turns."""
 
+    name: str
     service: Service
     engine: Engine
     world: World
@@ -53,25 +54,28 @@ class Host:
     host_name: str = ""
     version: str = ""
 
-    @property
-    def name(self) -> str:
-        return self.service.name
-
     def open(self, delivery: Delivery) -> Letter:
         """Reads a delivery and finds out who it is for. Never raises: what is wrong is in the letter."""
         letter = Letter(delivery)
         routes = self.service.routes
         try:
             envelope = letter.envelope = open_packet(delivery.packet)
-            letter.message = routes.catalogue.decode(envelope)
-            letter.handler = self.handlers.get(envelope.type)
-            letter.plans = routes.workflows.get(envelope.type, [])
-            if letter.handler is None and not letter.plans:
+            message = letter.message = routes.catalogue.decode(envelope)
+            handler = letter.handler = self.handlers.get(envelope.type)
+            plans = routes.workflows.get(envelope.type)
+            if handler is not None:
+                letter.runs_outside = not handler.in_transaction
+            if plans:
+                letter.targets = [
+                    (plan, Address(self.name, plan.name, plan.key_for(self.name, envelope, message)))
+                    for plan in plans
+                ]
+            elif handler is None:
                 raise UnknownMessage(
-                    f"service {self.name!r} received {envelope.type!r} from {envelope.sender!r} and has no handler "
-                    "or workflow for it. Register one, or send it to the service that has, and retry the dead letter."
+                    f"service {self.name!r} received {envelope.type!r} from {envelope.sender!r} and has no handler or "
+                    "workflow for it. Register one, or send it to the service that has, and retry the dead letter."
                 )
-        except Rejected as error:
+        except Exception as error:  # a key function is user code, and may fail in any way
             letter.error = error
         return letter
 

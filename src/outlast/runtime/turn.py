@@ -42,7 +42,7 @@ async def _turn(host: Host, letters: Sequence[Letter]) -> list[Letter]:
         try:
             fresh = await work.first_sight([letter.delivery for letter in letters])
             mine = [letter for letter in letters if letter.delivery.receipt in fresh]
-            states = await work.load(addresses(host, mine))
+            states = await work.load(addresses(mine))
             batch = Batch(host, states)
             for letter in mine:
                 await batch.take(letter, work)

@@ -13,11 +13,9 @@ class SystemWorld:
 
     def __init__(self) -> None:
         self._random = random.Random()
-        self._stamp = 0
-        self._counter = 0
-        self._prefix = ""
-        self._suffix = ""
-        self._process = 0
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -28,20 +26,22 @@ class SystemWorld:
     def new_id(self) -> str:
         # RFC 9562, section 6.2, method 1: within a millisecond a counter follows the timestamp.
         stamp = time.time_ns() // 1_000_000
-        if stamp > self._stamp or self._process != os.getpid():
-            self._begin(max(stamp, self._stamp))
+        if stamp > self._stamp:
+            self._begin(stamp)
         self._counter += 1
         if self._counter > 0xFFF:
             self._begin(self._stamp + 1)
         return f"{self._prefix}{self._counter:03x}{self._suffix}"
 
     def _begin(self, stamp: int) -> None:
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            noise = os.urandom(8).hex()
-            self._random.seed(os.urandom(16))
-            self._suffix = f"-{8 + int(noise[0], 16) % 4:x}{noise[1:4]}-{os.urandom(6).hex()}"
         self._stamp = stamp
         self._counter = 0
         text = f"{stamp:012x}"
         self._prefix = f"{text[:8]}-{text[8:]}-7"
+
+    def _reset(self) -> None:
+        """Fresh chance for a process, so that no two of them make the same ids."""
+        noise = os.urandom(16).hex()
+        self._random.seed(os.urandom(16))
+        self._suffix = f"-{8 + int(noise[0], 16) % 4:x}{noise[1:4]}-{noise[4:16]}"
+        self._begin(0)

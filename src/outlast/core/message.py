@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -17,12 +17,6 @@ from outlast.errors import BadMessage
 
 AnswerT = TypeVar("AnswerT")
 CommandT = TypeVar("CommandT", bound="Command[Any]")
-
-if TYPE_CHECKING:
-    # How a message class is made is said here to type checkers, and not by what msgspec says of its own.
-    _StructMeta = type
-else:
-    _StructMeta = msgspec.StructMeta
 
 _OWN = {"frozen": True, "kw_only": True}
 _NAME = re.compile(r"[a-z0-9][a-z0-9.:_-]*")
@@ -33,28 +27,25 @@ def kebab(class_name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", class_name).lower()
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
-class MessageMeta(_StructMeta):
-    """Makes a message class: a frozen struct with a wire name, a version and, for a command, an owner."""
+if TYPE_CHECKING:
+    # What type checkers are to know of a message class. They would not check the class keywords of a metaclass.
+    @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+    class Message:
+        """What is sent: a `Command` or an `Event`."""
 
-    __wire_name__: str
-    __version__: int
-    __owner__: str | None
+        __wire_name__: ClassVar[str]
+        __version__: ClassVar[int]
+        __owner__: ClassVar[str | None]
+        __struct_fields__: ClassVar[tuple[str, ...]]
 
-    if TYPE_CHECKING:  # what a class statement may say, for type checkers
-
-        def __init__(
-            cls,
-            class_name: str,
-            bases: tuple[type, ...],
-            namespace: dict[str, Any],
-            *,
-            to: str | None = None,
-            name: str | None = None,
-            version: int = 1,
+        def __init_subclass__(
+            cls, *, to: str | None = None, name: str | None = None, version: int = 1
         ) -> None: ...
 
-    else:
+else:
+
+    class MessageMeta(msgspec.StructMeta):
+        """Makes a message class: a frozen struct with a wire name, a version and, for a command, an owner."""
 
         def __new__(mcls, class_name, bases, namespace, *, to=None, name=None, version=1, **options):
             refused = set(options) & set(_OWN)
@@ -76,14 +67,6 @@ class MessageMeta(_StructMeta):
             cls.__owner__ = to if to is not None else getattr(cls, "__owner__", None)
             return cls
 
-
-if TYPE_CHECKING:
-
-    class Message(metaclass=MessageMeta):
-        """What is sent: a `Command` or an `Event`."""
-
-else:
-
     class Message(msgspec.Struct, metaclass=MessageMeta):
         """What is sent: a `Command` or an `Event`."""
 
@@ -93,6 +76,10 @@ class Event(Message):
 
     Subclass it with annotated fields; `name=` fixes the wire name, `version=` its version (1 by default).
     """
+
+    if TYPE_CHECKING:
+
+        def __init_subclass__(cls, *, name: str | None = None, version: int = 1) -> None: ...
 
 
 class Command(Message, Generic[AnswerT]):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform, overload
 
 import msgspec
 
@@ -31,42 +31,6 @@ KEEP_DEFAULT = timedelta(days=7)
 STASH_DEFAULT = timedelta(hours=1)
 
 
-if TYPE_CHECKING:
-    _StructMeta = type
-else:
-    _StructMeta = msgspec.StructMeta
-
-
-@dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
-class WorkflowMeta(_StructMeta):
-    """Makes a workflow class: a mutable struct whose fields are the state of one instance."""
-
-    __options__: Options
-
-    if TYPE_CHECKING:  # what a class statement may say, for type checkers
-
-        def __init__(
-            cls,
-            class_name: str,
-            bases: tuple[type, ...],
-            namespace: dict[str, Any],
-            *,
-            key: str = "",
-            name: str | None = None,
-            keep: timedelta = KEEP_DEFAULT,
-            stash: timedelta = STASH_DEFAULT,
-        ) -> None: ...
-
-    else:
-
-        def __new__(
-            mcls, class_name, bases, namespace, *, key="", name=None, keep=KEEP_DEFAULT, stash=STASH_DEFAULT
-        ):
-            cls = super().__new__(mcls, class_name, bases, namespace, kw_only=True, dict=True)
-            cls.__options__ = Options(key=key, name=name or kebab(class_name), keep=keep, stash=stash)
-            return cls
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """What the class statement of a workflow says."""
@@ -78,11 +42,32 @@ class Options:
 
 
 if TYPE_CHECKING:
+    # What type checkers are to know of a workflow class. They would not check the class keywords of a metaclass.
+    @dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
+    class _State:
+        __options__: ClassVar[Options]
+        __struct_fields__: ClassVar[tuple[str, ...]]
 
-    class _State(metaclass=WorkflowMeta):
-        pass
+        def __init_subclass__(
+            cls,
+            *,
+            key: str = "",
+            name: str | None = None,
+            keep: timedelta = KEEP_DEFAULT,
+            stash: timedelta = STASH_DEFAULT,
+        ) -> None: ...
 
 else:
+
+    class WorkflowMeta(msgspec.StructMeta):
+        """Makes a workflow class: a mutable struct whose fields are the state of one instance."""
+
+        def __new__(
+            mcls, class_name, bases, namespace, *, key="", name=None, keep=KEEP_DEFAULT, stash=STASH_DEFAULT
+        ):
+            cls = super().__new__(mcls, class_name, bases, namespace, kw_only=True, dict=True)
+            cls.__options__ = Options(key=key, name=name or kebab(class_name), keep=keep, stash=stash)
+            return cls
 
     class _State(msgspec.Struct, metaclass=WorkflowMeta):
         pass
@@ -305,6 +290,9 @@ class Plan:
         return str(value)
 
 
+Snapshot = tuple[bytes | None, bool, bool]
+
+
 class Instance(msgspec.Struct):
     """The instance of one key within one turn. `version` 0 means that it does not exist yet."""
 
@@ -316,11 +304,11 @@ class Instance(msgspec.Struct):
     changed: bool = False
     record: Record | None = None
 
-    def snapshot(self) -> tuple[bytes | None, bool, bool]:
+    def snapshot(self) -> Snapshot:
         """What `restore` needs to undo the decisions made since."""
         return self.stored, self.done, self.changed
 
-    def restore(self, snapshot: tuple[bytes | None, bool, bool]) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Undoes the decisions made since the snapshot."""
         self.stored, self.done, self.changed = snapshot
         self.record = None

@@ -11,7 +11,7 @@ from typing import Any
 from outlast.core.annotations import name_of_function
 from outlast.core.message import Envelope, Message, Origin
 from outlast.core.recovery import RetryAt, SetAside
-from outlast.core.workflow import Decision, Instance, Outcome, Plan, listed
+from outlast.core.workflow import Decision, Instance, Outcome, Plan, Snapshot, listed
 from outlast.errors import BadHandler, Conflict, Rejected, Unavailable
 from outlast.ports import Address, Changes, DeadLetter, Entry, Parcel, Saved, Stash, Stored, Withdrawn, Work
 from outlast.runtime.context import Context
@@ -42,14 +42,16 @@ class Batch:
 
     async def take(self, letter: Letter, work: Work) -> None:
         """Decides one letter: its outcome, or its failure, is in the changes afterwards."""
-        refusal = None if letter.is_claimed else self.host.patience.refuses(letter.delivery.count)
-        if refusal is not None:
-            self._set_aside(letter, refusal, None)
-            return
-        if not letter.is_claimed and letter.error is None and self._must_be_claimed(letter):
-            self.changes.claimed.append(letter.delivery)
-            self.claimed.append(letter)
-            return
+        if not letter.is_claimed:
+            handed_over, patience = letter.delivery.count, self.host.patience
+            refusal = patience.refuses(handed_over) if handed_over else None
+            if refusal is not None:
+                self._set_aside(letter, refusal, None)
+                return
+            if letter.error is None and (letter.runs_outside or handed_over >= patience.alone_after):
+                self.changes.claimed.append(letter.delivery)
+                self.claimed.append(letter)
+                return
         if letter.error is not None:
             self._recover(letter, letter.error)
             return
@@ -64,9 +66,6 @@ class Batch:
         except (Exception, SystemExit) as error:  # the one place where any failure of user code is caught
             self._recover(letter, error)
 
-    def _must_be_claimed(self, letter: Letter) -> bool:
-        return letter.runs_outside or letter.delivery.count >= self.host.patience.alone_after
-
     def finish(self) -> Changes:
         """The changes, complete: every instance that was touched is saved once."""
         for address, instance in self.instances.items():
@@ -74,7 +73,18 @@ class Batch:
                 self.changes.saved.append(self._saved(address, instance))
         if self.claimed:
             self.changes.claimed_until = self.now + self.host.lease
+        if self.changes.stashed:
+            self._unstash()
         return self.changes
+
+    def _unstash(self) -> None:
+        """Delivers again what came before its instance, if that began later in this same batch."""
+        stashed, self.changes.stashed = self.changes.stashed, []
+        for stash in stashed:
+            if self.instances[stash.address].changed:
+                self.changes.parcels.append(Parcel("", stash.packet, queue=self.host.name))
+            else:
+                self.changes.stashed.append(stash)
 
     def _call(self, letter: Letter, connection: Any) -> list[Message]:
         """Runs a handler that shares the transaction; it must end without waiting."""
@@ -103,18 +113,20 @@ class Batch:
         envelope, message = letter.envelope, letter.message
         assert envelope is not None
         assert message is not None
-        host, now, new_id = self.host, self.now, self.host.world.new_id
-        parcels = [next_parcel(m, envelope, id=new_id(), sender=host.name, now=now) for m in messages]
+        now, new_id = self.now, self.host.world.new_id
+        parcels = [next_parcel(m, envelope, id=new_id(), sender=self.host.name, now=now) for m in messages]
         decided: list[tuple[Instance, Decision]] = []
-        before = [(instance := self._instance(plan, at), instance.snapshot()) for plan, at in letter.targets]
+        undo: list[tuple[Instance, Snapshot]] = []
         try:
-            for instance, _ in before:
+            for plan, address in letter.targets:
+                instance = self._instance(plan, address)
+                undo.append((instance, instance.snapshot()))
                 decision = instance.decide(envelope, message, now, new_id)
                 decided.append((instance, decision))
                 if decision.messages or decision.timers:
                     parcels += self._parcels(instance, decision, envelope)
         except BaseException:
-            for instance, snapshot in before:
+            for instance, snapshot in undo:
                 instance.restore(snapshot)
             raise
         self._note(letter, envelope, decided)
@@ -154,9 +166,7 @@ class Batch:
                 )
         return parcels
 
-    def _note(
-        self, letter: Letter, envelope: Envelope, decided: Sequence[tuple[Plan, Instance, Decision]]
-    ) -> None:
+    def _note(self, letter: Letter, envelope: Envelope, decided: Sequence[tuple[Instance, Decision]]) -> None:
         host, changes, packet = self.host, self.changes, letter.delivery.packet
         if letter.handler is not None:
             changes.history.append(Entry(envelope.conversation, self.now, host.name, "handled", packet))

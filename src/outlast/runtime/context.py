@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, cast
 
 import msgspec
@@ -47,8 +48,8 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Sent along with the first message, and handed on to everything it led to."""
-        return self.envelope.headers
+        """Sent along with the first message, and handed on to everything it led to. Read-only."""
+        return MappingProxyType(self.envelope.headers)
 
 
 class Transaction:

@@ -25,6 +25,7 @@ from outlast.ports import (
     Parcel,
     Receipt,
     Saved,
+    Stash,
     Stored,
     World,
 )
@@ -136,20 +137,16 @@ class SqliteWork:
     def _write(self, changes: Changes) -> None:
         if changes.handled or changes.claimed or changes.renewed or changes.released:
             self._settle(changes)
+        if changes.stashed:
+            self._stash(changes.stashed)
         if changes.saved:
             self._save(changes.saved)
         if changes.parcels:
             self.post(changes.parcels)
-        many = self.connection.executemany
         if changes.withdrawn:
-            many(
+            self.connection.executemany(
                 "DELETE FROM outlast_dated WHERE due = ? AND id = ?",
                 [(micros(letter.due), letter.id) for letter in changes.withdrawn],
-            )
-        if changes.stashed:
-            many(
-                "INSERT INTO outlast_stash (workflow, key, until, packet) VALUES (?, ?, ?, ?)",
-                [(self._workflow(s.address), s.address.key, micros(s.until), s.packet) for s in changes.stashed],
             )
         if changes.dead:
             self.bury(changes.dead)
@@ -239,6 +236,15 @@ class SqliteWork:
             )
             row = self._rows[address] = found[0][0] if found else -1
         return row
+
+    def _stash(self, stashed: Sequence[Stash]) -> None:
+        cursor = self.connection.executemany(
+            "INSERT INTO outlast_stash (workflow, key, until, packet) SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS "
+            "(SELECT 1 FROM outlast_instances WHERE key = ?2 AND workflow = ?1)",
+            [(self._workflow(s.address), s.address.key, micros(s.until), s.packet) for s in stashed],
+        )
+        if cursor.rowcount != len(stashed):
+            raise Conflict(f"an instance of {self.service!r} was started by another turn")
 
     def _unstash(self, begun: Sequence[Saved]) -> None:
         """Puts what waited for these instances back into the queue."""

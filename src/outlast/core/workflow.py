@@ -483,6 +483,7 @@ def _key_of(
     if key is not None or is_start:
         raise BadWorkflow(
             f"{where} finds its instance by the field {name!r}, which {name_of_type(kind)!r} does not have "
-            f"(it has {', '.join(fields) or 'none'}). Name the right one: @{'starts' if is_start else 'on'}(key=...)."
+            f"(it has {', '.join(fields) or 'none'}). Name the right one: "
+            f"@{'starts' if is_start else 'on'}(key=...)."
         )
     return None

@@ -225,7 +225,7 @@ class MemoryWork:
 
     def _apply(self, changes: Changes) -> None:
         store, now = self.engine.store, self.engine.world.now()
-        queue = store.queues.setdefault(self.service, {})
+        queue = store.queues.get(self.service, {})
         for delivery in changes.handled:
             queue.pop(int(delivery.receipt), None)
         for delivery in changes.claimed:

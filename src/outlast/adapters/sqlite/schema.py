@@ -35,7 +35,7 @@ MIGRATIONS: Sequence[str] = (
         topic TEXT NOT NULL,
         packet BLOB NOT NULL,
         PRIMARY KEY (due, id)
-    ) WITHOUT ROWID;
+    ) WITHOUT ROWID, STRICT;
     CREATE TABLE outlast_workflows (
         id INTEGER PRIMARY KEY,
         service TEXT NOT NULL,
@@ -99,7 +99,7 @@ QUEUE = """
         count INTEGER NOT NULL DEFAULT 0,
         claimed_until INTEGER,
         owner INTEGER                       -- the number in the name of the claiming process's FIFO
-    );
+    ) STRICT;                               -- so that what others write into it can at least be read
 """
 
 

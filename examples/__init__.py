@@ -1,0 +1,1 @@
+"""Programs that use outlast as its users do."""

@@ -1,0 +1,217 @@
+"""The audit: what the services and the outside systems have in their own books, held against each other.
+
+It never looks at outlast's tables. `audit` is a pure function; `read_books` gets it what it needs.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+
+from examples.shop.ledger import Effect, Ledger
+from examples.shop.program import shop_file
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    """What ordering knows of an order."""
+
+    order_id: str
+    total: Decimal
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything that was written down about some orders, by whom it concerns."""
+
+    accepted: Collection[str]
+    """Ids of the orders that customers were told were taken; they remember it, whatever happens to us."""
+    orders: Sequence[OrderRow] = ()
+    charged: Sequence[Effect] = ()
+    """The gateway's ledger: charges and refunds."""
+    shipped: Sequence[Effect] = ()
+    """The carrier's ledger: labels and voids."""
+    payments: Sequence[tuple[str, str, Decimal]] = ()
+    """Payment's own entries: order, kind, amount."""
+    shipments: Sequence[str] = ()
+    """Warehouse's own entries: orders."""
+    repeats: int = 0
+    """Requests to the gateway and the carrier that had no second effect, thanks to their key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the audit found. The lists name orders."""
+
+    orders: int
+    shipped: int
+    refunded: int
+    cancelled: int
+    waiting: list[str]
+    """Neither shipped, refunded nor cancelled, while something is still under way."""
+    lost: list[str]
+    """The same, with nothing under way that could change it; and orders without a row."""
+    charged_twice: list[str]
+    refunded_twice: list[str]
+    labelled_twice: list[str]
+    labels_without_payment: list[str]
+    refunded_and_shipped: list[str]
+    contradictions: list[str] = field(default_factory=list[str])
+    """Books that disagree: sentences."""
+    repeats_absorbed: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Every order came to its end, once."""
+        return not any(
+            (
+                self.waiting,
+                self.lost,
+                self.charged_twice,
+                self.refunded_twice,
+                self.labelled_twice,
+                self.labels_without_payment,
+                self.refunded_and_shipped,
+                self.contradictions,
+            )
+        )
+
+    def counts(self) -> dict[str, int]:
+        """The report in numbers, as `--json` shows it."""
+        return {
+            "orders": self.orders,
+            "shipped": self.shipped,
+            "refunded": self.refunded,
+            "cancelled": self.cancelled,
+            "waiting": len(self.waiting),
+            "lost": len(self.lost),
+            "charged_twice": len(self.charged_twice),
+            "refunded_twice": len(self.refunded_twice),
+            "labelled_twice": len(self.labelled_twice),
+            "labels_without_payment": len(self.labels_without_payment),
+            "refunded_and_shipped": len(self.refunded_and_shipped),
+            "contradictions": len(self.contradictions),
+            "repeats_absorbed": self.repeats_absorbed,
+        }
+
+
+@dataclass(slots=True)
+class _Account:
+    """One order, as it stands in all books."""
+
+    charges: list[Decimal] = field(default_factory=list[Decimal])
+    refunds: list[Decimal] = field(default_factory=list[Decimal])
+    labels: int = 0
+    voids: int = 0
+
+    @property
+    def is_shipped(self) -> bool:
+        return self.labels > 0 and not self.voids
+
+    @property
+    def is_refunded(self) -> bool:
+        return bool(self.refunds)
+
+
+def audit(books: Books, *, is_quiet: bool) -> Report:
+    """Holds the books against each other. `is_quiet`: nothing is under way any more."""
+    accounts = _accounts(books)
+    rows = {row.order_id: row for row in books.orders}
+    unended = [id for id in books.accepted if id not in rows or rows[id].status in ("placed", "paid")]
+    ended = Counter(row.status for row in books.orders)
+    return Report(
+        orders=len(books.accepted),
+        shipped=ended["shipped"],
+        refunded=ended["refunded"],
+        cancelled=ended["cancelled"],
+        waiting=[] if is_quiet else [id for id in unended if id in rows],
+        lost=unended if is_quiet else [id for id in unended if id not in rows],
+        charged_twice=[id for id, account in accounts.items() if len(account.charges) > 1],
+        refunded_twice=[id for id, account in accounts.items() if len(account.refunds) > 1],
+        labelled_twice=[id for id, account in accounts.items() if account.labels > 1],
+        labels_without_payment=[id for id, account in accounts.items() if account.labels and not account.charges],
+        refunded_and_shipped=[
+            id for id, account in accounts.items() if account.is_shipped and account.is_refunded
+        ],
+        contradictions=[*_unlike(rows, accounts), *_unentered(books), *_unasked(books, accounts)],
+        repeats_absorbed=books.repeats,
+    )
+
+
+def _accounts(books: Books) -> dict[str, _Account]:
+    accounts: defaultdict[str, _Account] = defaultdict(_Account)
+    for effect in books.charged:
+        account = accounts[effect.order_id]
+        (account.charges if effect.kind == "charge" else account.refunds).append(effect.amount)
+    for effect in books.shipped:
+        account = accounts[effect.order_id]
+        if effect.kind == "label":
+            account.labels += 1
+        else:
+            account.voids += 1
+    return accounts
+
+
+def _unlike(rows: dict[str, OrderRow], accounts: dict[str, _Account]) -> Iterable[str]:
+    """Orders whose status says something else than the ledgers of the outside systems."""
+    for id, row in rows.items():
+        account = accounts.get(id, _Account())
+        is_true = {
+            "placed": not account.is_refunded and not account.labels,
+            "paid": bool(account.charges),
+            "shipped": account.is_shipped,
+            "refunded": account.is_refunded and not account.is_shipped,
+            "cancelled": not account.charges and not account.labels,
+        }[row.status]
+        if not is_true:
+            yield f"order {id} is {row.status}, and the ledgers say {account}"
+        if any(amount != row.total for amount in (*account.charges, *account.refunds)):
+            yield f"order {id} costs {row.total}, and the gateway moved other amounts: {account}"
+
+
+def _unentered(books: Books) -> Iterable[str]:
+    """What an outside system did and the service did not enter once, or the other way round."""
+    done = Counter((effect.order_id, effect.kind, effect.amount) for effect in books.charged)
+    entered = Counter(books.payments)
+    for entry in (done - entered) + (entered - done):
+        yield f"the gateway has {entry} {done[entry]} times, and payment's books {entered[entry]} times"
+    labels = Counter(effect.order_id for effect in books.shipped if effect.kind == "label")
+    listed = Counter(books.shipments)
+    for id in (labels - listed) + (listed - labels):
+        yield f"order {id} has {labels[id]} labels, and {listed[id]} entries in the list of shipments"
+
+
+def _unasked(books: Books, accounts: dict[str, _Account]) -> Iterable[str]:
+    """Rows and effects for orders that nobody placed."""
+    accepted = set(books.accepted)
+    for id in {row.order_id for row in books.orders} | accounts.keys():
+        if id not in accepted:
+            yield f"order {id} was never placed, and is in the books"
+
+
+def read_books(directory: Path, accepted: Collection[str]) -> Books:
+    """The books of the shop in this directory."""
+    gateway, carrier = Ledger(directory / "gateway.db"), Ledger(directory / "carrier.db")
+    with closing(gateway), closing(carrier), closing(sqlite3.connect(shop_file(directory))) as connection:
+        read = connection.execute
+        return Books(
+            accepted=accepted,
+            orders=[
+                OrderRow(id, Decimal(total), status)
+                for id, total, status in read("SELECT order_id, total, status FROM orders")
+            ],
+            charged=gateway.effects(),
+            shipped=carrier.effects(),
+            payments=[
+                (id, kind, Decimal(amount))
+                for id, kind, amount in read("SELECT order_id, kind, amount FROM payments")
+            ],
+            shipments=[id for (id,) in read("SELECT order_id FROM shipments")],
+            repeats=gateway.repeats() + carrier.repeats(),
+        )

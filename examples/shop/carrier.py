@@ -1,0 +1,56 @@
+"""The carrier: another company's system, which makes shipping labels and honours idempotency keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+
+from examples.shop.ledger import Ledger
+from examples.shop.messages import Address
+from examples.shop.program import shop_directory
+
+NETWORK_SECONDS = 0.005
+
+
+class AddressRefused(Exception):
+    """The carrier cannot deliver to this address, however often it is asked."""
+
+
+class OrderVoided(Exception):
+    """The labels of this order were voided; it gets no other."""
+
+
+class Carrier:
+    """Makes labels. Between the label and the answer the network takes its time, as it does."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def label(self, order_id: str, ship_to: Address, *, idempotency_key: str) -> str:
+        """Makes a label and returns its tracking number. Raises `AddressRefused` or `OrderVoided`."""
+        if not ship_to.postal_code:
+            raise AddressRefused(f"{ship_to.city}, {ship_to.country}: the address has no postal code")
+        await asyncio.sleep(NETWORK_SECONDS)
+        number = self._ledger.enter("label", order_id, Decimal(0), key=idempotency_key, unless="void")
+        await asyncio.sleep(NETWORK_SECONDS)
+        if number is None:
+            raise OrderVoided(f"order {order_id} was voided")
+        return f"label-{number}"
+
+    async def void(self, order_id: str, *, idempotency_key: str) -> None:
+        """Voids what labels the order has, and refuses it further ones."""
+        await asyncio.sleep(NETWORK_SECONDS)
+        self._ledger.enter("void", order_id, Decimal(0), key=idempotency_key)
+        await asyncio.sleep(NETWORK_SECONDS)
+
+
+@asynccontextmanager
+async def open_carrier() -> AsyncGenerator[Carrier]:
+    """The carrier, for as long as the service runs."""
+    ledger = Ledger(shop_directory() / "carrier.db")
+    try:
+        yield Carrier(ledger)
+    finally:
+        ledger.close()

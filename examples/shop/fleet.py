@@ -1,0 +1,78 @@
+"""The three services as processes of their own, which can be killed, stopped and brought back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+SERVICES = ("ordering", "payment", "warehouse")
+ROOT = Path(__file__).parents[2]
+
+
+class Fleet:
+    """One process for each service. Leaving it leaves no process behind."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes.values():
+            process.terminate()
+            process.send_signal(signal.SIGCONT)
+        for process in self._processes.values():
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def start(self, service: str) -> None:
+        """Starts the program of this service. What it writes goes to a file beside the shop's."""
+        environment = {**os.environ, "SHOP_DIRECTORY": str(self.directory), "PYTHONPATH": str(ROOT)}
+        with (self.directory / f"{service}.log").open("ab") as log:
+            self._processes[service] = subprocess.Popen(
+                [sys.executable, "-m", f"examples.shop.{service}"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self, service: str) -> None:
+        """kill -9: the process gets no chance to finish or tidy up anything."""
+        process = self._processes.pop(service)
+        process.kill()
+        process.wait()
+
+    def terminate(self, service: str) -> None:
+        """Asks the process to stop, and waits until it has."""
+        process = self._processes.pop(service)
+        process.terminate()
+        process.wait()
+
+    def freeze(self, service: str) -> None:
+        """Stops the process where it is, even in the middle of a transaction; `thaw` lets it go on."""
+        self._processes[service].send_signal(signal.SIGSTOP)
+
+    def thaw(self, service: str) -> None:
+        self._processes[service].send_signal(signal.SIGCONT)
+
+    def is_up(self, service: str) -> bool:
+        """Its process was started, and has not ended."""
+        process = self._processes.get(service)
+        return process is not None and process.poll() is None
+
+    def fallen(self) -> list[str]:
+        """Services whose process ended although nobody ended it: a defect."""
+        return [service for service, process in self._processes.items() if process.poll() is not None]

@@ -1,0 +1,98 @@
+"""What an outside system keeps: an append-only ledger in a file of its own, and the keys that it has seen.
+
+Nothing here takes part in any transaction of outlast. A process that is killed after an effect and before its own
+commit leaves the effect behind, as it would at a real gateway; only the idempotency key tells the next attempt.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS effects (    -- nothing is unique but the number: a double effect is to be seen
+    number INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    order_id TEXT NOT NULL,
+    amount TEXT NOT NULL,
+    key TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS effects_order ON effects (order_id);
+CREATE TABLE IF NOT EXISTS keys (
+    key TEXT PRIMARY KEY,
+    number INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS repeats (    -- requests that found their key, and had no second effect
+    at TEXT NOT NULL,
+    key TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Something that an outside system did: a charge, a refund, a label, a void."""
+
+    kind: str
+    order_id: str
+    amount: Decimal
+    key: str
+
+
+class Ledger:
+    """The ledger in one file. Several processes may use it at the same time."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        # It stands for another company's machine, which does not crash here; ours would pay for its fsync.
+        self.connection.execute("PRAGMA synchronous = OFF")
+        self.connection.executescript(TABLES)
+
+    def enter(self, kind: str, order_id: str, amount: Decimal, *, key: str, unless: str = "") -> int | None:
+        """Enters an effect, once for each key, and returns its number.
+
+        `None`, and no entry, if there is an effect of the kind `unless` for this order.
+        """
+        now = datetime.now(UTC).isoformat()
+        execute = self.connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            number = self._entered(kind, order_id, amount, key, unless, now)
+        except BaseException:
+            execute("ROLLBACK")
+            raise
+        execute("COMMIT")
+        return number
+
+    def _entered(self, kind: str, order_id: str, amount: Decimal, key: str, unless: str, now: str) -> int | None:
+        execute = self.connection.execute
+        seen = execute("SELECT number FROM keys WHERE key = ?", (key,)).fetchone()
+        if seen is not None:
+            execute("INSERT INTO repeats VALUES (?, ?)", (now, key))
+            return int(seen[0])
+        refusing = "SELECT 1 FROM effects WHERE order_id = ? AND kind = ?"
+        if unless and execute(refusing, (order_id, unless)).fetchone():
+            return None
+        number = execute(
+            "INSERT INTO effects (at, kind, order_id, amount, key) VALUES (?, ?, ?, ?, ?) RETURNING number",
+            (now, kind, order_id, str(amount), key),
+        ).fetchone()[0]
+        execute("INSERT INTO keys VALUES (?, ?)", (key, number))
+        return int(number)
+
+    def effects(self) -> list[Effect]:
+        """All that was done, in order."""
+        rows = self.connection.execute("SELECT kind, order_id, amount, key FROM effects ORDER BY number")
+        return [Effect(kind, order_id, Decimal(amount), key) for kind, order_id, amount, key in rows]
+
+    def repeats(self) -> int:
+        """How many requests came with a key that was known, and were absorbed."""
+        return int(self.connection.execute("SELECT count(*) FROM repeats").fetchone()[0])
+
+    def close(self) -> None:
+        self.connection.close()

@@ -1,0 +1,135 @@
+"""Ordering: takes orders, and sees each one through to a shipping label or a refund.
+
+python -m examples.shop.ordering
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from decimal import Decimal
+
+from examples.shop.messages import (
+    Address,
+    CancelShipping,
+    CreateShippingLabel,
+    MakePayment,
+    OrderCancelled,
+    OrderPlaced,
+    OrderRefunded,
+    OrderShipped,
+    PaymentCompleted,
+    PaymentDeclined,
+    PaymentRefunded,
+    RefundPayment,
+    ShippingCancelled,
+    ShippingFailed,
+    ShippingLabelCreated,
+    ShippingOverdue,
+)
+from examples.shop.program import run_program
+from outlast import Client, Failed, Service, Transaction, Workflow, on, starts
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS orders (
+    order_id TEXT PRIMARY KEY,
+    total TEXT NOT NULL,
+    status TEXT NOT NULL            -- placed, paid; then shipped, refunded or cancelled
+);
+"""
+
+
+class Fulfilment(Workflow, key="order_id"):
+    """One order: payment, then the label; and the money back if there is no label in time."""
+
+    total: Decimal = Decimal(0)
+    ship_to: Address = Address()
+    ship_within: timedelta = timedelta(days=1)
+    payment_id: str = ""
+    given_up: str = ""
+    """Why there will be no shipment; empty as long as there may be one."""
+
+    @starts
+    def placed(self, event: OrderPlaced) -> MakePayment:
+        self.total, self.ship_to, self.ship_within = event.total, event.ship_to, event.ship_within
+        return MakePayment(order_id=event.order_id, amount=event.total)
+
+    @on
+    def declined(self, event: PaymentDeclined) -> OrderCancelled:
+        self.complete()
+        return OrderCancelled(order_id=event.order_id, reason=event.reason)
+
+    @on
+    def paid(self, event: PaymentCompleted) -> CreateShippingLabel:
+        self.payment_id = event.payment_id
+        self.after(self.ship_within, ShippingOverdue(order_id=event.order_id))
+        return CreateShippingLabel(order_id=event.order_id, ship_to=self.ship_to)
+
+    @on
+    def shipped(self, event: ShippingLabelCreated) -> OrderShipped | None:
+        if self.given_up:
+            return None  # The label came too late: the warehouse voids it before it says ShippingCancelled.
+        self.complete()
+        return OrderShipped(order_id=event.order_id, tracking=event.tracking)
+
+    @on
+    def overdue(self, event: ShippingOverdue) -> CancelShipping:
+        # The label may be on its way, so the refund waits until the warehouse says that it is void.
+        self.given_up = f"no label within {self.ship_within}"
+        return CancelShipping(order_id=event.order_id)
+
+    @on
+    def cannot_ship(self, event: ShippingFailed | Failed[CreateShippingLabel]) -> RefundPayment | None:
+        if self.given_up:
+            return None
+        self.given_up = event.reason
+        self.cancel(ShippingOverdue)
+        return self._refund()
+
+    @on
+    def cancelled(self, event: ShippingCancelled) -> RefundPayment:
+        return self._refund()
+
+    @on
+    def refunded(self, event: PaymentRefunded) -> OrderRefunded:
+        self.complete()
+        return OrderRefunded(order_id=event.order_id, reason=self.given_up)
+
+    def _refund(self) -> RefundPayment:
+        return RefundPayment(order_id=self.key, payment_id=self.payment_id, amount=self.total)
+
+
+ordering = Service("ordering", workflows=[Fulfilment])
+
+
+async def place_order(
+    client: Client,
+    connection: sqlite3.Connection,
+    *,
+    order_id: str,
+    total: Decimal,
+    ship_to: Address,
+    ship_within: timedelta,
+) -> None:
+    """Takes an order: when this returns, its row is stored and the rest will happen."""
+    async with client.transaction(connection) as outgoing:
+        connection.execute("INSERT INTO orders VALUES (?, ?, 'placed')", (order_id, str(total)))
+        outgoing.publish(OrderPlaced(order_id=order_id, total=total, ship_to=ship_to, ship_within=ship_within))
+
+
+@ordering.handles
+async def note_status(
+    event: PaymentCompleted | OrderShipped | OrderRefunded | OrderCancelled, transaction: Transaction
+) -> None:
+    """Keeps the order's row up to date. The row and the consumption of the event commit together."""
+    status = {
+        PaymentCompleted: "paid",
+        OrderShipped: "shipped",
+        OrderRefunded: "refunded",
+        OrderCancelled: "cancelled",
+    }[type(event)]
+    await transaction.execute("UPDATE orders SET status = ? WHERE order_id = ?", (status, event.order_id))
+
+
+if __name__ == "__main__":
+    run_program(ordering, tables=TABLES)

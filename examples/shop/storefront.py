@@ -1,0 +1,52 @@
+"""The storefront: takes orders at a steady pace, and remembers what it told its customers."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+from examples.shop.ordering import place_order
+from examples.shop.orders import Order
+from examples.shop.program import shop_file
+from outlast import Client
+from outlast.errors import Unavailable
+
+
+class Storefront:
+    """One shop window. An order is `accepted` when its customer was told so, and never before."""
+
+    def __init__(self, directory: Path, *, ship_within: timedelta) -> None:
+        self.directory = directory
+        self.ship_within = ship_within
+        self.accepted: list[str] = []
+
+    async def sell(self, client: Client, orders: Iterable[Order], *, per_second: float) -> None:
+        """Takes these orders, evenly spread over time; it needs none of the services to be up."""
+        loop = asyncio.get_running_loop()
+        opened = loop.time()
+        # No timeout: waiting for the file's write lock is outlast's part, and it does not hold up the event loop.
+        with closing(sqlite3.connect(shop_file(self.directory), timeout=0)) as connection:
+            for number, order in enumerate(orders):
+                await asyncio.sleep(max(0.0, opened + number / per_second - loop.time()))
+                await self._sell(client, connection, order)
+
+    async def _sell(self, client: Client, connection: sqlite3.Connection, order: Order) -> None:
+        while True:
+            try:
+                await place_order(
+                    client,
+                    connection,
+                    order_id=order.order_id,
+                    total=order.total,
+                    ship_to=order.ship_to,
+                    ship_within=self.ship_within,
+                )
+            except Unavailable:
+                # Nothing happened; the customer is asked to press the button again.
+                continue
+            self.accepted.append(order.order_id)
+            return

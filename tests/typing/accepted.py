@@ -11,7 +11,20 @@ from typing import assert_type
 
 import msgspec
 
-from outlast import Client, Command, Context, Event, Failed, Sent, Service, Transaction, Worker, Workflow, on, starts
+from outlast import (
+    Client,
+    Command,
+    Context,
+    Event,
+    Failed,
+    Sent,
+    Service,
+    Transaction,
+    Worker,
+    Workflow,
+    on,
+    starts,
+)
 from outlast.testing import Scenario
 
 
@@ -148,7 +161,9 @@ async def client(url: str, connection: sqlite3.Connection) -> None:
                 assert_type(payment_id, str)
             case PaymentDeclined(reason=reason):
                 assert_type(reason, str)
-        assert_type(await client.request(CreateShippingLabel(order_id="1"), timeout=timedelta(1)), ShippingLabelCreated)
+        assert_type(
+            await client.request(CreateShippingLabel(order_id="1"), timeout=timedelta(1)), ShippingLabelCreated
+        )
         async with client.transaction(connection) as outgoing:
             outgoing.send(RefundPayment(payment_id="p"))
             outgoing.publish(OrderPlaced(order_id="2", total=Decimal(1)))
@@ -157,7 +172,9 @@ async def client(url: str, connection: sqlite3.Connection) -> None:
 def test_a_refused_label_is_refunded(scenario: Scenario[Fulfilment]) -> None:
     scenario.when(OrderPlaced(order_id="1", total=Decimal(5))).sends(MakePayment(order_id="1", amount=Decimal(5)))
     scenario.waits(PaymentOverdue, timedelta(hours=24))
-    scenario.when(PaymentCompleted(order_id="1", payment_id="p9")).sends(CreateShippingLabel).state(payment_id="p9")
+    scenario.when(PaymentCompleted(order_id="1", payment_id="p9")).sends(CreateShippingLabel).state(
+        payment_id="p9"
+    )
     assert_type(scenario.workflow, Fulfilment)
     assert scenario.workflow.payment_id == "p9"
     scenario.fails(CreateShippingLabel, reason="no printer").sends(RefundPayment(payment_id="p9")).completes()

@@ -358,6 +358,8 @@ class Instance(msgspec.Struct):
             if envelope.timer is not None:
                 del record.timers[envelope.timer[0]]
             messages = listed(step.method(workflow, message), step.method)
+            if len(workflow.__dict__) > 1:
+                raise _not_stored(workflow, step)
             if moment.completed:
                 outcome = Outcome.COMPLETED
                 for name in list(record.timers):
@@ -371,6 +373,14 @@ class Instance(msgspec.Struct):
         self.record, self.stored = record, stored
         self.done, self.changed = moment.completed, True
         return Decision(outcome, messages, moment.letters, moment.withdrawn)
+
+
+def _not_stored(workflow: Workflow, step: Step) -> Misuse:
+    strange = ", ".join(name for name in workflow.__dict__ if name != "moment")
+    return Misuse(
+        f"{name_of_function(step.method)} set {strange}, which is no field of {type(workflow).__name__} and would "
+        "be lost at the end of the turn. Declare it with a type and a default, or use a local variable."
+    )
 
 
 def listed(returned: object, function: Callable[..., Any]) -> list[Message]:

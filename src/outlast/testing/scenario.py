@@ -279,7 +279,7 @@ class Scenario(Generic[WorkflowT]):
     def _command_for(
         self, candidates: Sequence[SentCommand], message: Message | None = None
     ) -> SentCommand | None:
-        """The first without an answer, if there is one; of the instance that the message names, if it names one."""
+        """The first without an answer, if there is one; of the instance that the message names."""
         step = self._plan.steps.get(name_of(message)) if message is not None else None
         if step is not None and step.key_of is not None:
             key = str(step.key_of(message))

@@ -1,0 +1,1 @@
+"""The command line: a face of operations.py, and the commands that start workers and projects."""

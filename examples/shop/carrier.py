@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -11,7 +12,8 @@ from examples.shop.ledger import Ledger
 from examples.shop.messages import Address
 from examples.shop.program import shop_directory
 
-NETWORK_SECONDS = 0.005
+NETWORK_SECONDS = (0.005, 0.04)
+"""How long a request, or its answer, is under way: at least and at most."""
 
 
 class AddressRefused(Exception):
@@ -32,18 +34,22 @@ class Carrier:
         """Makes a label and returns its tracking number. Raises `AddressRefused` or `OrderVoided`."""
         if not ship_to.postal_code:
             raise AddressRefused(f"{ship_to.city}, {ship_to.country}: the address has no postal code")
-        await asyncio.sleep(NETWORK_SECONDS)
+        await _network()
         number = self._ledger.enter("label", order_id, Decimal(0), key=idempotency_key, unless="void")
-        await asyncio.sleep(NETWORK_SECONDS)
+        await _network()
         if number is None:
             raise OrderVoided(f"order {order_id} was voided")
         return f"label-{number}"
 
     async def void(self, order_id: str, *, idempotency_key: str) -> None:
         """Voids what labels the order has, and refuses it further ones."""
-        await asyncio.sleep(NETWORK_SECONDS)
+        await _network()
         self._ledger.enter("void", order_id, Decimal(0), key=idempotency_key)
-        await asyncio.sleep(NETWORK_SECONDS)
+        await _network()
+
+
+async def _network() -> None:
+    await asyncio.sleep(random.uniform(*NETWORK_SECONDS))
 
 
 @asynccontextmanager

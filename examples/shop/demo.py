@@ -7,69 +7,44 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 
-from examples.shop import ordering, payment, warehouse
-from examples.shop.audit import audit, read_books
 from examples.shop.display import display
-from examples.shop.fleet import SERVICES, Fleet
+from examples.shop.fleet import SERVICES
 from examples.shop.orders import read_orders
-from examples.shop.program import create_tables, shop_file, url_of
+from examples.shop.program import shop_file
 from examples.shop.script import Kill, Outcome, Script
-from examples.shop.storefront import Storefront
-from examples.shop.watch import Sight, Watch
-from outlast import Client
-
-LOOK_SECONDS = 0.1
-QUIET_LOOKS = 3
-"""So many looks in a row must find nothing waiting: a message may move while one of them is taken."""
+from examples.shop.stage import Stage, run_to_end, set_stage
+from examples.shop.watch import Sight
 
 
 class Play:
     """One performance of a script."""
 
-    def __init__(self, script: Script, fleet: Fleet, watch: Watch, storefront: Storefront) -> None:
+    def __init__(self, script: Script, stage: Stage, show: Callable[[Sight], None]) -> None:
         self.script = script
-        self.fleet = fleet
-        self.watch = watch
-        self.storefront = storefront
+        self.stage = stage
         self.kills: list[Kill] = []
         self._away: Kill | None = None
+        self._show = show
 
-    async def run(self, client: Client, show: Callable[[Sight], None]) -> Sight:
-        """Performs it, shows what can be seen, and returns the last sight."""
+    async def acts(self) -> None:
+        """Orders flow; two services fall and come back."""
         orders = read_orders()[: self.script.orders]
-        tasks = [
-            asyncio.create_task(self.storefront.sell(client, orders, per_second=self.script.per_second)),
-            asyncio.create_task(self._mishaps()),
-        ]
-        try:
-            return await self._look_on(tasks, show)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as acts:
+            acts.create_task(
+                self.stage.storefront.sell(self.stage.client, orders, per_second=self.script.per_second)
+            )
+            acts.create_task(self._mishaps())
 
-    async def _look_on(self, tasks: list[asyncio.Task[None]], show: Callable[[Sight], None]) -> Sight:
-        quiet = 0
-        while True:
-            sight = await self.watch.look()
-            show(sight)
-            if self._away is not None:
-                self._away.most_waiting = max(self._away.most_waiting, sight.waiting.get(self._away.service, 0))
-            if all(task.done() for task in tasks):
-                for task in tasks:
-                    task.result()
-                quiet = quiet + 1 if sight.is_quiet else 0
-            if quiet == QUIET_LOOKS or sight.seconds > self.script.longest_seconds or self.fleet.fallen():
-                return sight
-            await asyncio.sleep(LOOK_SECONDS)
+    def show(self, sight: Sight) -> None:
+        """Notes how long the queue of the service that is away has become, and passes the sight on."""
+        if self._away is not None:
+            self._away.most_waiting = max(self._away.most_waiting, sight.waiting.get(self._away.service, 0))
+        self._show(sight)
 
     async def _mishaps(self) -> None:
         script = self.script
@@ -81,36 +56,28 @@ class Play:
     async def _until(self, count: Callable[[Sight], int], share: float) -> None:
         """Waits until so many of the orders are counted."""
         # A file gives no notice of its changes, so looking again is all there is.
-        while count(await self.watch.look()) < share * self.script.orders:  # noqa: ASYNC110
+        while count(await self.stage.watch.look()) < share * self.script.orders:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     async def _fell(self, service: str, away_seconds: float) -> None:
-        self.fleet.kill(service)
-        sight = await self.watch.look()
+        self.stage.fleet.kill(service)
+        sight = await self.stage.watch.look()
         self._away = Kill(service, round(sight.seconds, 2), sight.under_way, sight.waiting.get(service, 0))
         self.kills.append(self._away)
         await asyncio.sleep(away_seconds)
-        self.fleet.start(service)
+        self.stage.fleet.start(service)
         self._away = None
 
 
 async def perform(script: Script, directory: Path, *, seed: int, show: Callable[[Sight], None]) -> Outcome:
     """Runs the shop in this directory through the script, and audits it."""
-    for tables in (ordering.TABLES, payment.TABLES, warehouse.TABLES):
-        create_tables(directory, tables)
-    storefront = Storefront(directory, ship_within=timedelta(days=1))
-    with Fleet(directory) as fleet:
-        async with Client(url_of(directory), name="storefront") as client:
-            for service in SERVICES:
-                fleet.start(service)
-            with closing(Watch(client, fleet, directory)) as watch:
-                await watch.until_ready()
-                play = Play(script, fleet, watch, storefront)
-                last = await play.run(client, show)
-        fallen = fleet.fallen()
+    async with set_stage(directory, SERVICES) as stage:
+        play = Play(script, stage, show)
+        last = await stage.play(play.acts(), play.show, rest_seconds=script.rest_seconds)
+        fallen = stage.fleet.fallen()
     return Outcome(
         seed=seed,
-        report=audit(read_books(directory, storefront.accepted), is_quiet=last.is_quiet),
+        report=stage.audit(last),
         kills=play.kills,
         seconds=last.seconds,
         messages=last.handled,
@@ -129,19 +96,11 @@ def run_demo(*, seed: int, keep: str | None, as_json: bool) -> int:
             return 2
         with display(as_json=as_json) as screen:
             try:
-                outcome = asyncio.run(_interruptible(Script.of(seed), directory, seed, screen.show))
-            except (KeyboardInterrupt, asyncio.CancelledError):
+                outcome = run_to_end(perform(Script.of(seed), directory, seed=seed, show=screen.show))
+            except KeyboardInterrupt:
                 return 130
         screen.finish(outcome, kept=directory if keep else None)
     return 0 if outcome.is_clean else 1
-
-
-async def _interruptible(script: Script, directory: Path, seed: int, show: Callable[[Sight], None]) -> Outcome:
-    task = asyncio.current_task()
-    assert task is not None
-    # A polite end, so that the services are ended too.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await perform(script, directory, seed=seed, show=show)
 
 
 if __name__ == "__main__":

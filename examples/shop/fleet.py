@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 
 class Fleet:
-    """One process for each service. Leaving it leaves no process behind."""
+    """Processes by name: that of their service, with `.2`, `.3` ... for further ones of the same service.
+
+    Leaving it leaves no process behind.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -37,42 +40,42 @@ class Fleet:
                 process.kill()
                 process.wait()
 
-    def start(self, service: str) -> None:
-        """Starts the program of this service. What it writes goes to a file beside the shop's."""
+    def start(self, name: str) -> None:
+        """Starts the program of its service. What it writes goes to a file beside the shop's."""
         environment = {**os.environ, "SHOP_DIRECTORY": str(self.directory), "PYTHONPATH": str(ROOT)}
-        with (self.directory / f"{service}.log").open("ab") as log:
-            self._processes[service] = subprocess.Popen(
-                [sys.executable, "-m", f"examples.shop.{service}"],
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", f"examples.shop.{name.partition('.')[0]}"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
 
-    def kill(self, service: str) -> None:
+    def kill(self, name: str) -> None:
         """kill -9: the process gets no chance to finish or tidy up anything."""
-        process = self._processes.pop(service)
+        process = self._processes.pop(name)
         process.kill()
         process.wait()
 
-    def terminate(self, service: str) -> None:
+    def terminate(self, name: str) -> None:
         """Asks the process to stop, and waits until it has."""
-        process = self._processes.pop(service)
+        process = self._processes.pop(name)
         process.terminate()
         process.wait()
 
-    def freeze(self, service: str) -> None:
+    def freeze(self, name: str) -> None:
         """Stops the process where it is, even in the middle of a transaction; `thaw` lets it go on."""
-        self._processes[service].send_signal(signal.SIGSTOP)
+        self._processes[name].send_signal(signal.SIGSTOP)
 
-    def thaw(self, service: str) -> None:
-        self._processes[service].send_signal(signal.SIGCONT)
+    def thaw(self, name: str) -> None:
+        self._processes[name].send_signal(signal.SIGCONT)
 
-    def is_up(self, service: str) -> bool:
+    def is_up(self, name: str) -> bool:
         """Its process was started, and has not ended."""
-        process = self._processes.get(service)
+        process = self._processes.get(name)
         return process is not None and process.poll() is None
 
     def fallen(self) -> list[str]:
-        """Services whose process ended although nobody ended it: a defect."""
-        return [service for service, process in self._processes.items() if process.poll() is not None]
+        """Those that ended although nobody ended them: a defect."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]

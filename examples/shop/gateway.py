@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -10,7 +11,8 @@ from decimal import Decimal
 from examples.shop.ledger import Ledger
 from examples.shop.program import shop_directory
 
-NETWORK_SECONDS = 0.005
+NETWORK_SECONDS = (0.005, 0.04)
+"""How long a request, or its answer, is under way: at least and at most."""
 CARD_LIMIT = Decimal(20_000)
 
 
@@ -35,10 +37,14 @@ class Gateway:
         return await self._request("refund", order_id, amount, idempotency_key)
 
     async def _request(self, kind: str, order_id: str, amount: Decimal, key: str) -> str:
-        await asyncio.sleep(NETWORK_SECONDS)
+        await _network()
         number = self._ledger.enter(kind, order_id, amount, key=key)
-        await asyncio.sleep(NETWORK_SECONDS)
+        await _network()
         return f"{kind}-{number}"
+
+
+async def _network() -> None:
+    await asyncio.sleep(random.uniform(*NETWORK_SECONDS))
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ from examples.shop.messages import (
     ShippingLabelCreated,
     ShippingOverdue,
 )
+from examples.shop.orders import Order
 from examples.shop.program import run_program
 from outlast import Client, Failed, Service, Transaction, Workflow, on, starts
 
@@ -102,19 +103,18 @@ class Fulfilment(Workflow, key="order_id"):
 ordering = Service("ordering", workflows=[Fulfilment])
 
 
-async def place_order(
-    client: Client,
-    connection: sqlite3.Connection,
-    *,
-    order_id: str,
-    total: Decimal,
-    ship_to: Address,
-    ship_within: timedelta,
-) -> None:
+async def place_order(client: Client, connection: sqlite3.Connection, order: Order) -> None:
     """Takes an order: when this returns, its row is stored and the rest will happen."""
     async with client.transaction(connection) as outgoing:
-        connection.execute("INSERT INTO orders VALUES (?, ?, 'placed')", (order_id, str(total)))
-        outgoing.publish(OrderPlaced(order_id=order_id, total=total, ship_to=ship_to, ship_within=ship_within))
+        connection.execute("INSERT INTO orders VALUES (?, ?, 'placed')", (order.order_id, str(order.total)))
+        outgoing.publish(
+            OrderPlaced(
+                order_id=order.order_id,
+                total=order.total,
+                ship_to=order.ship_to,
+                ship_within=order.ship_within,
+            )
+        )
 
 
 @ordering.handles

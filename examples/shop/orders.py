@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class Order:
     order_id: str
     total: Decimal
     ship_to: Address
+    ship_within: timedelta = timedelta(days=1)
 
 
 def read_orders(path: Path = LINES) -> list[Order]:

@@ -22,7 +22,8 @@ class Script:
     ordering_falls_at: float = 0.4
     """Share of the orders ended when ordering is killed."""
     ordering_away_seconds: float = 2.0
-    longest_seconds: float = 55.0
+    rest_seconds: float = 30.0
+    """How long the shop may take to come to rest after the last act."""
 
     @classmethod
     def of(cls, seed: int) -> Script:

@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 
 from examples.shop.ordering import place_order
@@ -19,10 +18,14 @@ from outlast.errors import Unavailable
 class Storefront:
     """One shop window. An order is `accepted` when its customer was told so, and never before."""
 
-    def __init__(self, directory: Path, *, ship_within: timedelta) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ship_within = ship_within
         self.accepted: list[str] = []
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Takes no more orders; the one at hand is finished."""
+        self._is_closed = True
 
     async def sell(self, client: Client, orders: Iterable[Order], *, per_second: float) -> None:
         """Takes these orders, evenly spread over time; it needs none of the services to be up."""
@@ -32,19 +35,14 @@ class Storefront:
         with closing(sqlite3.connect(shop_file(self.directory), timeout=0)) as connection:
             for number, order in enumerate(orders):
                 await asyncio.sleep(max(0.0, opened + number / per_second - loop.time()))
+                if self._is_closed:
+                    return
                 await self._sell(client, connection, order)
 
     async def _sell(self, client: Client, connection: sqlite3.Connection, order: Order) -> None:
         while True:
             try:
-                await place_order(
-                    client,
-                    connection,
-                    order_id=order.order_id,
-                    total=order.total,
-                    ship_to=order.ship_to,
-                    ship_within=self.ship_within,
-                )
+                await place_order(client, connection, order)
             except Unavailable:
                 # Nothing happened; the customer is asked to press the button again.
                 continue

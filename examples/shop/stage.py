@@ -1,0 +1,96 @@
+"""The shop set up to be watched: its processes, a storefront, and someone who looks on until all is quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from examples.shop import ordering, payment, warehouse
+from examples.shop.audit import Report, audit, read_books
+from examples.shop.fleet import Fleet
+from examples.shop.program import create_tables, url_of
+from examples.shop.storefront import Storefront
+from examples.shop.watch import Sight, Watch
+from outlast import Client
+
+LOOK_SECONDS = 0.1
+QUIET_LOOKS = 3
+"""So many looks in a row must find nothing waiting: a message may move while one of them is taken."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A shop whose services are up."""
+
+    directory: Path
+    fleet: Fleet
+    client: Client
+    watch: Watch
+    storefront: Storefront
+
+    async def play(
+        self, acts: Coroutine[Any, Any, None], show: Callable[[Sight], None], *, rest_seconds: float
+    ) -> Sight:
+        """Shows what happens during `acts` and afterwards, until nothing waits any more; returns the last sight.
+
+        It returns earlier if there is no rest `rest_seconds` after the acts, or if a service ends by itself.
+        """
+        playing = asyncio.create_task(acts)
+        ended_at = 0.0
+        quiet = 0
+        try:
+            while True:
+                sight = await self.watch.look()
+                show(sight)
+                if playing.done():
+                    playing.result()
+                    ended_at = ended_at or sight.seconds
+                    quiet = quiet + 1 if sight.is_quiet else 0
+                    if quiet == QUIET_LOOKS or sight.seconds > ended_at + rest_seconds:
+                        return sight
+                if self.fleet.fallen():
+                    return sight
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            playing.cancel()
+            await asyncio.gather(playing, return_exceptions=True)
+
+    def audit(self, last: Sight) -> Report:
+        """What the books say, as the last sight was."""
+        return audit(read_books(self.directory, self.storefront.accepted), is_quiet=last.is_quiet)
+
+
+@asynccontextmanager
+async def set_stage(directory: Path, names: Sequence[str]) -> AsyncGenerator[Stage]:
+    """The shop in this directory with these processes running; none is left when it is taken down."""
+    for tables in (ordering.TABLES, payment.TABLES, warehouse.TABLES):
+        create_tables(directory, tables)
+    with Fleet(directory) as fleet:
+        async with Client(url_of(directory), name="storefront") as client:
+            for name in names:
+                fleet.start(name)
+            with closing(Watch(client, fleet, directory)) as watch:
+                await watch.until_ready()
+                yield Stage(directory, fleet, client, watch, Storefront(directory))
+
+
+def run_to_end(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, with SIGTERM treated like Ctrl-C: the services are ended too. Raises `KeyboardInterrupt`."""
+
+    async def interruptible() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await main
+
+    try:
+        return asyncio.run(interruptible())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

@@ -200,11 +200,16 @@ def _problems(queue: QueueStatus) -> list[str]:
     found: list[str] = []
     on_the_way = queue.waiting + queue.claimed
     if not queue.workers and (on_the_way or queue.dated):
-        what = f"{on_the_way} messages wait" if on_the_way else f"{queue.dated} dated messages will wait"
-        found.append(f"{queue.service} is down; {what} for it, and nothing is lost")
+        waiting = _counted(on_the_way, "message") if on_the_way else _counted(queue.dated, "dated message")
+        verb = "waits" if waiting.startswith("1 ") else "wait"
+        found.append(f"{queue.service} is down; {waiting} {verb} for it, and nothing is lost")
     if queue.dead:
-        found.append(f"{queue.service} has {queue.dead} dead letters")
+        found.append(f"{queue.service} has {_counted(queue.dead, 'dead letter')}")
     return found
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _conversations(key: str, instances: Sequence[InstanceView]) -> list[str]:

@@ -12,7 +12,9 @@ from outlast.errors import NotFound
 
 @click.command("demo")
 @click.option("--seed", default=1, show_default=True, help="Which failures happen, and when.")
-@click.option("--keep", metavar="FILE", help="Keep the database in this file, to look at it afterwards.")
+@click.option(
+    "--keep", metavar="DIRECTORY", help="Keep everything in this empty directory, to look at it afterwards."
+)
 @options(url=False)
 def demo_command(given: Given, seed: int, keep: str | None) -> int:
     """Run the example shop through failures and show that nothing is lost.
@@ -25,10 +27,10 @@ def demo_command(given: Given, seed: int, keep: str | None) -> int:
         if error.name is None or not "examples.shop.demo".startswith(error.name):
             raise
         raise NotFound(
-            "the demo cannot be run: there is no examples/shop/demo.py in the working directory. It comes with the "
-            "source and not with the installed package; unpack the source distribution (pip download --no-deps "
-            "--no-binary :all: outlast) and run `outlast demo` in its folder. A project of your own is made by "
-            "`outlast new shop`."
+            "the demo cannot be run: there is no examples/shop/demo.py in the working directory. It comes with "
+            "the source and not with the installed package; unpack the source distribution (pip download "
+            "--no-deps --no-binary :all: outlast) and run `outlast demo` in its folder. A project of your own is "
+            "made by `outlast new shop`."
         ) from error
     code = demo.run_demo(seed=seed, keep=keep, as_json=given.as_json)
     return int(code)

@@ -53,7 +53,7 @@ def send_command(given: Given, message: str, fields: Sequence[str], anyway: bool
             }
         )
         return
-    verb = "sent" if isinstance(value, Command) else "published"
+    verb = "published" if isinstance(value, Event) else "sent"
     later = f", due {clock(sent.due)}" if sent.due is not None else ""
     click.echo(f"{verb} {name_of(value)} to {', '.join(receivers) or 'nobody'}{later}, conversation {sent.id}")
     next_steps(f"outlast follow {key or sent.id}", quiet=given.quiet)

@@ -120,6 +120,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     key: str = ""
     note: str = ""
     """The error of a failed attempt, or why a message had no effect."""
+    receipt: Receipt | None = None
+    """Of the delivery with this packet, so that an engine that keeps it needs no second copy."""
 
 
 class Changes(msgspec.Struct):
@@ -228,8 +230,6 @@ class QueueStatus(Value, frozen=True, kw_only=True):
     topics: list[str] = []
     waiting: int = 0
     claimed: int = 0
-    is_estimate: bool = False
-    """`waiting` was too large to be counted quickly, and is an upper bound."""
     oldest: datetime | None = None
     """When the message at the head of the queue was sent."""
     dated: int = 0

@@ -52,7 +52,7 @@ def _row(queue: QueueStatus, status: Status) -> list[object]:
         queue.service,
         "up" if queue.workers else "down",
         queue.workers,
-        f"~{queue.waiting}" if queue.is_estimate else queue.waiting,
+        queue.waiting,
         span(status.at - queue.oldest) if queue.oldest is not None else "",
         queue.claimed,
         queue.dated,

@@ -169,7 +169,11 @@ class Batch:
     def _note(self, letter: Letter, envelope: Envelope, decided: Sequence[tuple[Instance, Decision]]) -> None:
         host, changes, packet = self.host, self.changes, letter.delivery.packet
         if letter.handler is not None:
-            changes.history.append(Entry(envelope.conversation, self.now, host.name, "handled", packet))
+            changes.history.append(
+                Entry(
+                    envelope.conversation, self.now, host.name, "handled", packet, receipt=letter.delivery.receipt
+                )
+            )
         for instance, decision in decided:
             plan = instance.plan
             if decision.outcome is Outcome.STASHED:
@@ -182,10 +186,12 @@ class Batch:
                     envelope.conversation,
                     self.now,
                     host.name,
-                    decision.outcome.value,
+                    decision.outcome,
                     packet,
                     plan.name,
                     instance.key,
+                    "",
+                    letter.delivery.receipt,
                 )
             )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from outlast.adapters.sqlite.bell import Bell
+from outlast.adapters.sqlite.queues import Queue
 from outlast.adapters.sqlite.schema import SharedConnection, connect, micros, moment
 from outlast.adapters.sqlite.tables import Tables
 from outlast.adapters.sqlite.work import SqliteWork
@@ -67,25 +68,15 @@ class SqliteEngine:
         """Within a transaction: frees the claims of processes that died; returns the names of their FIFOs."""
         dead = self.bell.dead(service)
         if dead:
-            table = self._tables.table(service, self.connection)
-            self.connection.executemany(
-                f"UPDATE {table} SET claimed_until = NULL, owner = NULL WHERE owner = ?",
-                [(int(name.rpartition(".")[2]),) for name in dead],
-            )
-            self.connection.execute(
-                f"UPDATE {table} SET count = count + 1 WHERE count < ? AND id IN "
-                f"(SELECT id FROM {table} ORDER BY id LIMIT ?)",
-                (Patience().alone_after, SUSPECTS),
-            )
+            queue = Queue(self._tables.queue(service, self.connection), self.connection)
+            owners = [int(name.rpartition(".")[2]) for name in dead]
+            queue.suspect(owners, alone_after=Patience().alone_after, suspects=SUSPECTS)
         return dead
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
         try:
-            rows = self.connection.execute(
-                f"SELECT id, packet, count FROM {self._tables.table(service, self.connection)} "
-                "WHERE claimed_until IS NULL OR claimed_until <= ? ORDER BY id LIMIT ?",
-                (micros(self.world.now()), limit),
-            ).fetchall()
+            queue = Queue(self._tables.queue(service, self.connection), self.connection)
+            rows = queue.waiting(micros(self.world.now()), limit)
         except sqlite3.OperationalError as error:
             raise self._tables.unavailable("reading the queue", error) from error
         return [Delivery(id, packet, count) for id, packet, count in rows]

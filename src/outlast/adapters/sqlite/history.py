@@ -13,23 +13,42 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from outlast.adapters.sqlite.schema import micros
+from outlast.adapters.sqlite.schema import micros, moment
 from outlast.ports import Entry
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Entry]).decode
 
 PLACES = 16
 """Bits for the place of an entry within its turn; the rest of an entry's number is that of the turn."""
 
 
-def write(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
-    """Adds the entries of one turn."""
+class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An entry without what all entries of a turn share, and without the packet that the queue's log has."""
+
+    conversation: str
+    outcome: str
+    workflow: str
+    key: str
+    note: str
+    receipt: int | None
+    packet: bytes | None
+
+
+_decode = msgspec.msgpack.Decoder(list[Line]).decode
+
+
+def write(connection: sqlite3.Connection, queue: int, entries: Sequence[Entry]) -> None:
+    """Adds the entries of one turn of this queue."""
     checksum = zlib.crc32
-    marks = struct.pack(f"<{len(entries)}I", *[checksum(entry.conversation.encode()) for entry in entries])
+    marks = [checksum(e.conversation.encode()) for e in entries]
+    lines = [
+        (e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, e.packet if e.receipt is None else None)
+        for e in entries
+    ]
+    oldest = min([int(e.receipt) for e in entries if e.receipt is not None], default=0)
     connection.execute(
-        "INSERT INTO outlast_history (at, marks, entries) VALUES (?, ?, ?)",
-        (micros(entries[-1].at), marks, _encode(entries)),
+        "INSERT INTO outlast_history (queue, oldest, at, marks, entries) VALUES (?, ?, ?, ?, ?)",
+        (queue, oldest, micros(entries[-1].at), struct.pack(f"<{len(marks)}I", *marks), _encode(lines)),
     )
 
 
@@ -37,13 +56,63 @@ def read(connection: sqlite3.Connection, *, conversation: str, after: int) -> It
     """Numbered entries after number `after`, oldest first; of one conversation, or of all if it is empty."""
     mark = struct.pack("<I", zlib.crc32(conversation.encode())) if conversation else b""
     turns = connection.execute(
-        "SELECT number, marks FROM outlast_history WHERE number >= ? ORDER BY number", (after >> PLACES,)
+        "SELECT h.number, h.queue, q.name, h.at, h.marks FROM outlast_history h "
+        "JOIN outlast_queues q ON q.id = h.queue WHERE h.number >= ? ORDER BY h.number",
+        (after >> PLACES,),
     )
-    for turn, marks in turns:
+    for turn, queue, service, at, marks in turns:
         if mark not in marks:
             continue
         found = connection.execute("SELECT entries FROM outlast_history WHERE number = ?", (turn,)).fetchone()
-        for place, entry in enumerate(_decode(found[0]) if found else ()):
+        for place, line in enumerate(_decode(found[0]) if found else ()):
             number = (turn << PLACES) + place
-            if number > after and conversation in ("", entry.conversation):
-                yield number, entry
+            if number > after and conversation in ("", line.conversation):
+                packet = line.packet if line.packet is not None else _packet(connection, queue, line.receipt)
+                yield (
+                    number,
+                    Entry(
+                        line.conversation,
+                        moment(at),
+                        service,
+                        line.outcome,
+                        packet,
+                        line.workflow,
+                        line.key,
+                        line.note,
+                        line.receipt,
+                    ),
+                )
+
+
+def _packet(connection: sqlite3.Connection, queue: int, receipt: int | None) -> bytes:
+    """A packet from a queue's log; empty if the log is not kept that long."""
+    found = connection.execute(f"SELECT packet FROM outlast_log_{queue} WHERE id = ?", (receipt,)).fetchone()
+    return found[0] if found else b""
+
+
+def forget(connection: sqlite3.Connection, until: int, limit: int) -> int:
+    """Deletes turns older than this, and what only they refer to in the logs; returns how many turns went."""
+    execute = connection.execute
+    gone = execute(
+        "DELETE FROM outlast_history WHERE number IN "
+        "(SELECT number FROM outlast_history WHERE at <= ? ORDER BY number LIMIT ?)",
+        (until, limit),
+    ).rowcount
+    for queue, head in execute("SELECT id, head FROM outlast_queues").fetchall():
+        # The last message of a log stays, and with it the knowledge of which ids were used.
+        bounds = [head]
+        bounds += execute("SELECT min(id) FROM outlast_open WHERE queue = ?", (queue,)).fetchone()
+        bounds += (
+            execute(
+                "SELECT oldest FROM outlast_history WHERE queue = ? AND oldest > 0 ORDER BY number LIMIT 1",
+                (queue,),
+            ).fetchone()
+            or ()
+        )
+        first = min(bound for bound in bounds if bound is not None)
+        execute(
+            f"DELETE FROM outlast_log_{queue} WHERE id IN "
+            f"(SELECT id FROM outlast_log_{queue} WHERE id < ? ORDER BY id LIMIT ?)",
+            (first, limit * 256),
+        )
+    return gone

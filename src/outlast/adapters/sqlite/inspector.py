@@ -9,13 +9,13 @@ from itertools import islice
 import msgspec
 
 from outlast.adapters.sqlite.engine import SqliteEngine
-from outlast.adapters.sqlite.history import read
+from outlast.adapters.sqlite.history import forget, read
+from outlast.adapters.sqlite.queues import Queue
 from outlast.adapters.sqlite.schema import micros, moment
 from outlast.core.naming import sent_at
 from outlast.ports import (
     Address,
     Changes,
-    DeadLetter,
     DeadLetterStatus,
     Entry,
     InstanceStatus,
@@ -24,9 +24,6 @@ from outlast.ports import (
     Unhandled,
     WorkflowStatus,
 )
-
-COUNTED = 20_000
-"""So many messages of a queue are counted; of a longer one the length is estimated from its ids."""
 
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
@@ -50,17 +47,12 @@ class SqliteInspector:
             execute("SELECT service, count(*) FROM outlast_dead WHERE status = 'open' GROUP BY service").fetchall()
         )
         for id, name in execute("SELECT id, name FROM outlast_queues ORDER BY name").fetchall():
-            total, is_estimate = self._length(id)
-            claimed: int = execute(
-                f"SELECT count(*) FROM outlast_queue_{id} WHERE owner IS NOT NULL AND claimed_until > ?",
-                (now,),
-            ).fetchone()[0]
+            waiting, claimed = self._lengths(id, now)
             found.append(
                 QueueStatus(
                     service=name,
                     topics=topics.get(id, []),
-                    waiting=total - claimed,
-                    is_estimate=is_estimate,
+                    waiting=waiting,
                     oldest=self._oldest(id),
                     claimed=claimed,
                     dated=dated.get(name, 0),
@@ -70,20 +62,22 @@ class SqliteInspector:
             )
         return found
 
-    def _length(self, queue: int) -> tuple[int, bool]:
-        execute, table = self.engine.connection.execute, f"outlast_queue_{queue}"
-        counted: int = execute(f"SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT ?)", (COUNTED,)).fetchone()[0]
-        if counted < COUNTED:
-            return counted, False
-        # Two subqueries, because SQLite looks up min() and max() in the index only one at a time.
-        first, last = execute(f"SELECT (SELECT min(id) FROM {table}), (SELECT max(id) FROM {table})").fetchone()
-        return last - first + 1, True
+    def _lengths(self, queue: int, now: int) -> tuple[int, int]:
+        """How many messages of a queue wait, and how many are claimed; at no cost, however many there are."""
+        execute = self.engine.connection.execute
+        # Ids in a log follow one another, so what lies beyond the head need not be counted.
+        beyond: int = execute(
+            f"SELECT coalesce((SELECT max(id) FROM outlast_log_{queue}), 0) - head FROM outlast_queues WHERE id = ?",
+            (queue,),
+        ).fetchone()[0]
+        listed, claimed = execute(
+            "SELECT count(*), coalesce(sum(claimed_until > ?), 0) FROM outlast_open WHERE queue = ?", (now, queue)
+        ).fetchone()
+        return max(beyond, 0) + listed - claimed, claimed
 
     def _oldest(self, queue: int) -> datetime | None:
-        found = self.engine.connection.execute(
-            f"SELECT packet FROM outlast_queue_{queue} ORDER BY id LIMIT 1"
-        ).fetchone()
-        return sent_at(found[0]) if found is not None else None
+        rows = Queue(queue, self.engine.connection).unhandled(1)
+        return sent_at(rows[0][0]) if rows else None
 
     async def workflows(self) -> Sequence[WorkflowStatus]:
         rows = self.engine.connection.execute(
@@ -135,11 +129,8 @@ class SqliteInspector:
         for id, name in execute("SELECT id, name FROM outlast_queues ORDER BY name").fetchall():
             found += [
                 Unhandled(service=name, packet=packet, is_claimed=until is not None and until > now)
-                for packet, until in execute(
-                    "SELECT packet, claimed_until "
-                    f"FROM (SELECT * FROM outlast_queue_{id} ORDER BY id LIMIT ?) {among}",
-                    bounds,
-                )
+                for packet, until in Queue(id, self.engine.connection).unhandled(scan)
+                if conversation.encode() in packet
             ]
         found += [
             Unhandled(service=queue, packet=packet, due=moment(due))
@@ -198,14 +189,14 @@ class SqliteInspector:
         work = await self.engine.begin("")
         execute = self.engine.connection.execute
         try:
-            removed = sum(
+            removed = forget(self.engine.connection, old, limit)
+            removed += sum(
                 execute(
                     f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)",
                     (bound, limit),
                 ).rowcount
                 for table, key, condition, bound in (
                     ("outlast_instances", "id", "keep_until <= ?", stamp),
-                    ("outlast_history", "number", "at <= ?", old),
                     ("outlast_replies", "request", "at <= ?", old),
                     ("outlast_sent", "id", "at <= ?", old),
                 )

@@ -1,7 +1,8 @@
 """The tables, how they are made and brought up to date, and how a connection is opened.
 
-A queue is a table of its own: its rows are taken in the order of their ids, so it needs no index, and its cost
-does not grow with what is waiting. Times are whole microseconds since 1970-01-01 UTC.
+A queue is a log with a head. A message is appended and never changed; that it was handled is the head moving past
+it. What the head passed over is listed one by one in `outlast_open`: claimed deliveries, and those left for
+later. So a message is written once, its cost does not grow with what is waiting, and the log is kept as history. Times are whole microseconds since 1970-01-01 UTC.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ MIGRATIONS: Sequence[str] = (
     CREATE TABLE outlast_queues (
         id INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
-        next INTEGER NOT NULL DEFAULT 1     -- ids are never used again, so that an old claim fits no new row
+        head INTEGER NOT NULL DEFAULT 0     -- up to here every message is handled, or listed in outlast_open
     );
+    CREATE TABLE outlast_open (
+        queue INTEGER NOT NULL,
+        id INTEGER NOT NULL,
+        count INTEGER NOT NULL,             -- how often it was handed over
+        claimed_until INTEGER,
+        owner INTEGER,                      -- the number in the name of the claiming process's FIFO
+        PRIMARY KEY (queue, id)
+    ) WITHOUT ROWID;
     CREATE TABLE outlast_topics (
         topic TEXT NOT NULL,
         queue INTEGER NOT NULL,
@@ -76,6 +85,8 @@ MIGRATIONS: Sequence[str] = (
     CREATE INDEX outlast_dead_open ON outlast_dead (service) WHERE status = 'open';
     CREATE TABLE outlast_history (           -- one row per turn; see history.py
         number INTEGER PRIMARY KEY,
+        queue INTEGER NOT NULL,
+        oldest INTEGER NOT NULL,            -- the first message of its queue's log that it refers to
         at INTEGER NOT NULL,
         marks BLOB NOT NULL,
         entries BLOB NOT NULL
@@ -93,13 +104,16 @@ MIGRATIONS: Sequence[str] = (
 )
 
 QUEUE = """
-    CREATE TABLE outlast_queue_{id} (
-        id INTEGER PRIMARY KEY,
-        packet BLOB NOT NULL,
-        count INTEGER NOT NULL DEFAULT 0,
-        claimed_until INTEGER,
-        owner INTEGER                       -- the number in the name of the claiming process's FIFO
-    ) STRICT;                               -- so that what others write into it can at least be read
+    CREATE TABLE outlast_log_{id} (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so that an old claim fits no new message
+        packet BLOB NOT NULL
+    );
+    CREATE VIEW outlast_queue_{id} AS
+        SELECT o.id, l.packet, o.count, o.claimed_until, o.owner
+        FROM outlast_open o JOIN outlast_log_{id} l ON l.id = o.id WHERE o.queue = {id}
+        UNION ALL
+        SELECT l.id, l.packet, 0, NULL, NULL
+        FROM outlast_log_{id} l WHERE l.id > (SELECT head FROM outlast_queues WHERE id = {id});
 """
 
 

@@ -17,8 +17,8 @@ class Tables:
         self._queues: dict[str, int] = {}
         self._workflows: dict[tuple[str, str], int] = {}
 
-    def table(self, service: str, connection: sqlite3.Connection) -> str:
-        """The table of a queue: its name is made of a number of ours, never of anything from outside."""
+    def view(self, service: str, connection: sqlite3.Connection) -> str:
+        """What waits in a queue: a name made of a number of ours, never of anything from outside."""
         return f"outlast_queue_{self.queue(service, connection)}"
 
     def queue(self, service: str, connection: sqlite3.Connection) -> int:

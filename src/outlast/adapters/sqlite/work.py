@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from outlast.adapters.sqlite import history
+from outlast.adapters.sqlite.queues import Queue
 from outlast.adapters.sqlite.schema import micros
 from outlast.adapters.sqlite.tables import Tables
 from outlast.errors import Conflict
@@ -61,13 +62,10 @@ class SqliteWork:
         self._workflows: dict[tuple[str, str], int] = {}
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
-        rows = self._all(
-            f"SELECT id, count FROM {self.tables.table(self.service, self.connection)} "
-            "WHERE id IN (SELECT value FROM json_each(?))",
-            (_encode([delivery.receipt for delivery in deliveries]).decode(),),
-        )
-        counts: dict[Receipt, int] = dict(rows)
-        return {d.receipt for d in deliveries if counts.get(d.receipt) == d.count}
+        try:
+            return self._queue(self.service).ours(deliveries)
+        except sqlite3.OperationalError as error:
+            raise self.tables.unavailable("reading", error) from error
 
     async def load(self, addresses: Sequence[Address]) -> Mapping[Address, Stored]:
         found: dict[Address, Stored] = {}
@@ -151,35 +149,20 @@ class SqliteWork:
         if changes.dead:
             self.bury(changes.dead)
         if changes.history:
-            history.write(self.connection, changes.history)
+            history.write(self.connection, self.tables.queue(self.service, self.connection), changes.history)
 
     def _settle(self, changes: Changes) -> None:
         """Consumes, claims, renews and releases deliveries; only those that are still ours."""
-        table = self.tables.table(self.service, self.connection)
+        queue = self._queue(self.service)
         until = micros(changes.claimed_until) if changes.claimed_until is not None else None
-        if changes.handled:
-            self._each(f"DELETE FROM {table}", (), changes.handled, must_be_ours=True)
-        if changes.claimed:
-            claim = f"UPDATE {table} SET count = count + 1, claimed_until = ?, owner = ?"
-            self._each(claim, (until, self.owner), changes.claimed, must_be_ours=True)
-        if changes.renewed:
-            self._each(f"UPDATE {table} SET claimed_until = ?", (until,), changes.renewed, must_be_ours=False)
+        queue.settle(changes.handled, changes.claimed, until, self.owner)
+        queue.renew(changes.renewed, until)
         if changes.released:
-            release = f"UPDATE {table} SET count = count - 1, claimed_until = NULL, owner = NULL"
-            self._each(release, (), changes.released, must_be_ours=False)
+            queue.release(changes.released)
             self._rung.add(self.service)
 
-    def _each(
-        self, statement: str, parameters: tuple[Any, ...], deliveries: Sequence[Delivery], *, must_be_ours: bool
-    ) -> None:
-        """Runs the statement for the rows of these deliveries: as ranges of ids, which cost half as much."""
-        changed = 0
-        for first, last, count in ranges(deliveries):
-            changed += self.connection.execute(
-                f"{statement} WHERE id BETWEEN ? AND ? AND count = ?", (*parameters, first, last, count)
-            ).rowcount
-        if must_be_ours and changed != len(deliveries):
-            raise Conflict(f"a delivery of {self.service!r} was taken by another turn")
+    def _queue(self, service: str) -> Queue:
+        return Queue(self.tables.queue(service, self.connection), self.connection)
 
     def _save(self, saved: Sequence[Saved]) -> None:
         begun = [s for s in saved if s.version == 0]
@@ -301,14 +284,7 @@ class SqliteWork:
     def _enqueue(self, queue: str, packets: Sequence[bytes]) -> None:
         if not packets:
             return
-        id = self.tables.queue(queue, self.connection)
-        after: int = self._all(
-            "UPDATE outlast_queues SET next = next + ? WHERE id = ? RETURNING next", (len(packets), id)
-        )[0][0]
-        self.connection.executemany(
-            f"INSERT INTO outlast_queue_{id} (id, packet) VALUES (?, ?)",
-            enumerate(packets, start=after - len(packets)),
-        )
+        self._queue(queue).append(packets)
         self._rung.add(queue)
 
     def deliver_due(self, now: int, limit: int) -> None:
@@ -367,20 +343,3 @@ class SqliteWork:
             return self.connection.execute(sql, parameters).fetchall()
         except sqlite3.OperationalError as error:
             raise self.tables.unavailable("reading", error) from error
-
-
-def ranges(deliveries: Sequence[Delivery]) -> list[tuple[int, int, int]]:
-    """The deliveries as ranges of consecutive ids with the same count: first id, last id, count."""
-    found: list[tuple[int, int, int]] = []
-    first = last = count = -1
-    for id, handed_over in sorted([(int(delivery.receipt), delivery.count) for delivery in deliveries]):
-        if id == last + 1 and handed_over == count:
-            last = id
-            continue
-        if count >= 0:
-            found.append((first, last, count))
-        first = last = id
-        count = handed_over
-    if count >= 0:
-        found.append((first, last, count))
-    return found

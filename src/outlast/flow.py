@@ -139,7 +139,7 @@ def _keyless(service: str, plan: Plan) -> Iterable[Problem]:
             where = Node(service, plan.name).label
             text = (
                 f"{where} handles {name!r} in {step.name}, which has no field {plan.cls.__options__.key!r} "
-                "and answers no command that the workflow sends. Its instance would not be found; say @on(key=...)."
+                "and answers no command that the workflow sends. Its instance cannot be found; say @on(key=...)."
             )
             yield Problem("error", name, where, text)
 

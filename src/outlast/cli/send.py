@@ -97,11 +97,16 @@ def _described(kind: type[Message]) -> str:
 
 
 def key_in(message: Message, services: Sequence[Service]) -> str | None:
-    """The business key of the instance that this message is for, if a workflow of these services has it."""
+    """The business key that this message has for a workflow of these services, if there is one."""
+    name = name_of_type(type(message))
     for service in services:
-        for plan in service.routes.workflows.get(name_of_type(type(message)), []):
-            key_of = plan.steps[name_of_type(type(message))].key_of
-            if key_of is not None and (key := key_of(message)) is not None:
+        for plan in service.routes.plans.values():
+            step = plan.steps.get(name)
+            if step is not None and step.key_of is not None:
+                key = step.key_of(message)
+            else:
+                key = getattr(message, plan.cls.__options__.key, None)
+            if key is not None:
                 return str(key)
     return None
 

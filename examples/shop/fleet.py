@@ -42,7 +42,8 @@ class Fleet:
 
     def start(self, name: str) -> None:
         """Starts the program of its service. What it writes goes to a file beside the shop's."""
-        environment = {**os.environ, "SHOP_DIRECTORY": str(self.directory), "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "SHOP_DIRECTORY": str(self.directory), "PYTHONPATH": path}
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", f"examples.shop.{name.partition('.')[0]}"],

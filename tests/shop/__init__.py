@@ -1,0 +1,1 @@
+"""The example shop: its audit, its demo and its chaos run."""

@@ -18,6 +18,7 @@ from outlast.core.naming import Catalogue, name_of, name_of_type, open_packet, t
 from outlast.core.workflow import Decision, Instance, Outcome, Plan, Record, Workflow, plan_of
 from outlast.errors import Misuse
 from outlast.runtime.post import failure_parcel, first_parcel, next_parcel, timer_parcel
+from outlast.testing.difference import differences, fits, listed, show
 from outlast.testing.story import Story
 from outlast.testing.world import START, StillWorld
 
@@ -79,7 +80,7 @@ class Scenario(Generic[WorkflowT]):
         A message that answers a command which the workflow sent finds its instance by that, as it would in a
         running system: the oldest such command without an answer, or the one given as `answers`.
         """
-        self._begin(", ".join(map(_show, messages)))
+        self._begin(", ".join(map(show, messages)))
         for message in messages:
             self._receive(message, answers)
         return self
@@ -146,7 +147,7 @@ class Scenario(Generic[WorkflowT]):
     def sends(self, *expected: Message | type[Message]) -> Self:
         """It sent exactly these, in this order; a class stands for any message of it."""
         __tracebackhide__ = True
-        if len(expected) != len(self._sent) or not all(map(_fits, expected, self._sent)):
+        if len(expected) != len(self._sent) or not all(map(fits, expected, self._sent)):
             self._fail(f"{self._name} did not send what was expected.", expected, self._sent)
         return self
 
@@ -230,6 +231,11 @@ class Scenario(Generic[WorkflowT]):
         return tuple(self._sent)
 
     @property
+    def outcomes(self) -> Sequence[Outcome]:
+        """What became of each message since the last thing that happened."""
+        return tuple(self._outcomes)
+
+    @property
     def now(self) -> datetime:
         """The time in the scenario; `self.now` to the workflow."""
         return self._world.now()
@@ -250,7 +256,7 @@ class Scenario(Generic[WorkflowT]):
         name = name_of(message)
         if name not in self._plan.steps:
             raise Misuse(
-                f"{self._name} was given {_show(message)}, and has no method for {name!r}. Its service would not "
+                f"{self._name} was given {show(message)}, and has no method for {name!r}. Its service would not "
                 f"be subscribed to it. It takes: {', '.join(sorted(self._plan.steps))}."
             )
         id = self._world.new_id()
@@ -267,7 +273,7 @@ class Scenario(Generic[WorkflowT]):
         if answers is not None:
             found = self._command_for([sent for sent in self._commands if sent.command == answers])
             if found is None:
-                self._fail(f"{self._name} did not send {_show(answers)}, so nothing can answer it.")
+                self._fail(f"{self._name} did not send {show(answers)}, so nothing can answer it.")
             return found
         if is_command(message):
             return None
@@ -289,7 +295,7 @@ class Scenario(Generic[WorkflowT]):
     def _arrive(self, envelope: Envelope) -> None:
         """One envelope is decided by its instance, and then whatever was stashed for that instance."""
         message = self._incoming.decode(envelope)
-        self._story.tell(envelope.id, _show(message), cause=envelope.cause)
+        self._story.tell(envelope.id, show(message), cause=envelope.cause)
         try:
             key = self._plan.key_for(SERVICE, envelope, message)
             instance = self._instance(key)
@@ -331,7 +337,7 @@ class Scenario(Generic[WorkflowT]):
             envelope = open_packet(parcel.packet)
             read = Catalogue([type_of(message)]).decode(envelope)
             self._sent.append(read)
-            self._story.tell(envelope.id, _show(read), cause=cause.id)
+            self._story.tell(envelope.id, show(read), cause=cause.id)
             if is_command(read):
                 self._commands.append(SentCommand(envelope, read, key))
         withdrawn = {timer.id for timer in decision.withdrawn}
@@ -344,7 +350,7 @@ class Scenario(Generic[WorkflowT]):
                     message, cause, name=name, id=timer.id, due=timer.due, origin=origin, now=self.now
                 )
                 self._waiting.append(Waiting(timer.due, open_packet(parcel.packet)))
-                self._story.tell(timer.id, f"{_show(message)} in {timer.due - self.now}", cause=cause.id)
+                self._story.tell(timer.id, f"{show(message)} in {timer.due - self.now}", cause=cause.id)
 
     def _unstash(self, key: str) -> None:
         stashed = [letter for letter in self._waiting if letter.stashed_for == key]
@@ -372,30 +378,6 @@ class Scenario(Generic[WorkflowT]):
         __tracebackhide__ = True
         text = f"{what}\n\nThe last step: {self._act}\n\nThe messages so far:\n\n{self._story}"
         if expected is not None and actual is not None:
-            text += f"\n\nexpected: {_listed(expected)}\nactual:   {_listed(actual)}"
-            text += "".join(f"\n  {line}" for line in _differences(expected, actual))
+            text += f"\n\nexpected: {listed(expected)}\nactual:   {listed(actual)}"
+            text += "".join(f"\n  {line}" for line in differences(expected, actual))
         raise AssertionError(text)
-
-
-def _fits(expected: Message | type[Message], actual: Message) -> bool:
-    return isinstance(actual, expected) if isinstance(expected, type) else actual == expected
-
-
-def _show(message: object) -> str:
-    return f"{message.__name__}(...)" if isinstance(message, type) else repr(message)
-
-
-def _listed(items: Sequence[object]) -> str:
-    texts = [item if isinstance(item, str) else _show(item) for item in items]
-    return f"\n{' ' * 10}".join(texts) if texts else "nothing"
-
-
-def _differences(expected: Sequence[object], actual: Sequence[object]) -> list[str]:
-    """Field by field, for messages that are of the expected type and yet not as expected."""
-    return [
-        f"{type(want).__name__}.{name}: expected {getattr(want, name)!r}, got {getattr(got, name)!r}"
-        for want, got in zip(expected, actual, strict=False)
-        if isinstance(want, Message) and type(want) is type(got)
-        for name in want.__struct_fields__
-        if getattr(want, name) != getattr(got, name)
-    ]

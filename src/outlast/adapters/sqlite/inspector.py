@@ -16,6 +16,7 @@ from outlast.core.naming import sent_at
 from outlast.ports import (
     Address,
     Changes,
+    DeadLetter,
     DeadLetterStatus,
     Entry,
     InstanceStatus,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeGuard, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -133,14 +133,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Wire name of the message, with `@version` from version 2 on."""
     conversation: str
     """Id shared by every message that one first message led to."""
-    sent_at: datetime
+    sent_at: Annotated[datetime, msgspec.Meta(tz=True)]
     """UTC."""
     body: msgspec.Raw
     sender: str = ""
     """The service that sent it, or the name of the client."""
     cause: str | None = None
     """Id of the message whose turn sent this one."""
-    attempt: int = 1
+    attempt: Annotated[int, msgspec.Meta(ge=1)] = 1
     """1 on the first try; one more after each counted failure."""
     origin: Origin | None = None
     """Set on a command that a workflow instance sent."""

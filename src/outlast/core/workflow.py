@@ -287,7 +287,10 @@ class Plan:
                 f"it has no value for the key {self.cls.__options__.key!r}, and it answers no command of an "
                 "instance. Fill the field, or say where the key is with @on(key=...)."
             )
-        return str(value)
+        key = str(value)
+        if not key.isascii():
+            key.encode()  # half of a surrogate pair cannot be stored: it fails here, and alone
+        return key
 
 
 Snapshot = tuple[bytes | None, bool, bool]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from outlast.core.annotations import name_of_function
 from outlast.core.message import Envelope, Message, Origin
 from outlast.core.recovery import RetryAt, SetAside
 from outlast.core.workflow import Decision, Instance, Outcome, Plan, Snapshot, listed
-from outlast.errors import BadHandler, Conflict, Rejected, Unavailable
+from outlast.errors import BadHandler, Rejected
 from outlast.ports import Address, Changes, DeadLetter, Entry, Parcel, Saved, Stash, Stored, Withdrawn, Work
 from outlast.runtime.context import Context
 from outlast.runtime.host import Host, Letter
@@ -55,16 +56,33 @@ class Batch:
         if letter.error is not None:
             self._recover(letter, letter.error)
             return
+        failure: BaseException | None = None
+        if letter.handler is not None and letter.returned is None:
+            with suppress(_Undo), work.savepoint() as connection:
+                failure = self._attempt(letter, connection)
+                if failure is not None:
+                    raise _Undo
+        else:
+            failure = self._attempt(letter)
+        if failure is not None:
+            self._recover(letter, failure)
+
+    def _attempt(self, letter: Letter, connection: Any = None) -> BaseException | None:
+        """Lets user code have this letter, and returns how that failed. Then nothing has changed.
+
+        Nothing that the engine may raise comes through here, so whatever is caught is the user's: a handler that
+        raises `Unavailable` or `CancelledError` by itself fails like any other.
+        """
         try:
             if letter.handler is not None and letter.returned is None:
-                with work.savepoint() as connection:
-                    self._carry_out(letter, self._call(letter, connection))
+                self._carry_out(letter, self._call(letter, connection))
             else:
                 self._carry_out(letter, letter.returned or [])
-        except (Conflict, Unavailable):
+        except KeyboardInterrupt:
             raise
-        except (Exception, SystemExit) as error:  # the one place where any failure of user code is caught
-            self._recover(letter, error)
+        except BaseException as error:  # the one place where any failure of user code is caught
+            return error
+        return None
 
     def finish(self) -> Changes:
         """The changes, complete: every instance that was touched is saved once."""
@@ -93,7 +111,7 @@ class Batch:
         assert envelope is not None
         arguments = handler.arguments(Context(envelope, self.host.name, self.now), connection)
         function = handler.plan.function
-        returned = function(letter.message, **arguments)
+        returned = function(self.host.message_of(letter), **arguments)
         if inspect.iscoroutine(returned):
             try:
                 returned.send(None)
@@ -110,9 +128,8 @@ class Batch:
 
     def _carry_out(self, letter: Letter, messages: Sequence[Message]) -> None:
         """Posts what a handler returned, and takes the message to the workflows that it is for."""
-        envelope, message = letter.envelope, letter.message
+        envelope = letter.envelope
         assert envelope is not None
-        assert message is not None
         now, new_id = self.now, self.host.world.new_id
         parcels = [next_parcel(m, envelope, id=new_id(), sender=self.host.name, now=now) for m in messages]
         decided: list[tuple[Instance, Decision]] = []
@@ -121,7 +138,7 @@ class Batch:
             for plan, address in letter.targets:
                 instance = self._instance(plan, address)
                 undo.append((instance, instance.snapshot()))
-                decision = instance.decide(envelope, message, now, new_id)
+                decision = instance.decide(envelope, self.host.message_of(letter), now, new_id)
                 decided.append((instance, decision))
                 if decision.messages or decision.timers:
                     parcels += self._parcels(instance, decision, envelope)
@@ -235,13 +252,14 @@ class Batch:
 
     def _set_aside(self, letter: Letter, verdict: SetAside, error: BaseException | None) -> None:
         host, envelope, packet = self.host, letter.envelope, letter.delivery.packet
+        reason = storable(verdict.reason)[:TEXT_MAX]
         self.changes.handled.append(letter.delivery)
         self.changes.dead.append(
             DeadLetter(
                 id=host.world.new_id(),
                 service=host.name,
                 packet=packet,
-                reason=verdict.reason[:TEXT_MAX],
+                reason=reason,
                 message_id=envelope.id if envelope else "",
                 type=envelope.type if envelope else "",
                 key=self._key_of(letter),
@@ -259,7 +277,7 @@ class Batch:
                 host.name,
                 envelope.type if envelope else "?",
                 envelope.id if envelope else "?",
-                verdict.reason,
+                reason,
             )
         )
         if envelope is None:
@@ -271,12 +289,10 @@ class Batch:
                 host.name,
                 "dead letter",
                 packet,
-                note=verdict.reason[:TEXT_MAX],
+                note=reason,
             )
         )
-        parcel = failure_parcel(
-            envelope, reason=verdict.reason, new_id=host.world.new_id, sender=host.name, now=self.now
-        )
+        parcel = failure_parcel(envelope, reason=reason, new_id=host.world.new_id, sender=host.name, now=self.now)
         if parcel is not None:
             self.changes.parcels.append(parcel)
 
@@ -291,18 +307,27 @@ class Batch:
         return letter.targets[0][1].key if letter.targets else ""
 
 
+class _Undo(Exception):
+    """Ends a savepoint whose handler failed."""
+
+
+def storable(text: str) -> str:
+    """The text with what UTF-8 cannot have (half of a surrogate pair, as in odd file names) spelt out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def describe(error: BaseException) -> str:
     """Type and text of an error, bounded; also when its own `__str__` is broken."""
     try:
         text = str(error)
     except Exception:  # what user code raises may be broken itself
         text = "(its text cannot be read)"
-    return f"{type(error).__name__}: {text}"[:TEXT_MAX]
+    return storable(f"{type(error).__name__}: {text}"[:TEXT_MAX])[:TEXT_MAX]
 
 
 def traced(error: BaseException) -> str:
     """The traceback, bounded to its last and most telling part."""
     try:
-        return "".join(traceback.format_exception(error, limit=-30))[-TEXT_MAX:]
+        return storable("".join(traceback.format_exception(error, limit=-30))[-TEXT_MAX:])[-TEXT_MAX:]
     except Exception:  # formatting calls the error's own methods
         return describe(error)

@@ -7,6 +7,9 @@ for itself, and the rest of the batch goes on in a new one. So a handler that do
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from datetime import timedelta
@@ -137,11 +140,45 @@ class Flight:
         assert envelope is not None
         arguments = handler.arguments(Context(envelope, self.host.name, self.host.world.now()))
         function = handler.plan.function
+        message = self.host.message_of(letter)
         if handler.plan.is_async:
-            returned = await function(letter.message, **arguments)
+            returned = await function(message, **arguments)
         else:
-            returned = await asyncio.to_thread(function, letter.message, **arguments)
+            returned = await in_thread(function, message, **arguments)
         return listed(returned, function)
+
+
+async def in_thread(function: Callable[..., T], /, *args: Any, **arguments: Any) -> T:
+    """Calls a function in a thread of its own, and returns what it returned.
+
+    A pool would have as many threads as the machine has cores, and the process could not end while one of
+    them is blocked. Cancelling does not stop the function; what it returns then is dropped.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(returned: Any, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is None:
+            result.set_result(returned)
+        elif isinstance(error, StopIteration):  # no future can carry it
+            result.set_exception(RuntimeError(f"{function!r} raised {error!r}"))
+        else:
+            result.set_exception(error)
+
+    def run() -> None:
+        returned, failure = None, None
+        try:
+            returned = context.run(function, *args, **arguments)
+        except BaseException as error:  # handed to whoever waits
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and so is everyone who waited
+            loop.call_soon_threadsafe(settle, returned, failure)
+
+    threading.Thread(target=run, name=getattr(function, "__name__", "handler"), daemon=True).start()
+    return await result
 
 
 class Watched:

@@ -31,6 +31,8 @@ class Letter(msgspec.Struct):
     error: BaseException | None = None
     """Why it could not be read, or how its handler failed."""
     is_claimed: bool = False
+    is_read: bool = False
+    """User code has had its message, and may have changed what is inside."""
     returned: list[Message] | None = None
     """What its handler returned, if it ran outside of the turn."""
 
@@ -72,12 +74,24 @@ class Host:
                 ]
             elif handler is None:
                 raise UnknownMessage(
-                    f"service {self.name!r} received {envelope.type!r} from {envelope.sender!r} and has no handler or "
-                    "workflow for it. Register one, or send it to the service that has, and retry the dead letter."
+                    f"service {self.name!r} received {envelope.type!r} from {envelope.sender!r} and has no handler "
+                    "or workflow for it. Register one, or send it to the service that has, and retry the dead "
+                    "letter."
                 )
-        except Exception as error:  # a key function is user code, and may fail in any way
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a key function is user code, and may fail in any way
             letter.error = error
         return letter
+
+    def message_of(self, letter: Letter) -> Message:
+        """The message as it was sent: every receiver gets one of its own, whatever the one before did to it."""
+        assert letter.envelope is not None
+        assert letter.message is not None
+        if letter.is_read:
+            return self.service.routes.catalogue.decode(letter.envelope)
+        letter.is_read = True
+        return letter.message
 
     def retry_for(self, letter: Letter) -> Retry:
         """The retry policy of this letter's handler, or of the service."""

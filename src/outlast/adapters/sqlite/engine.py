@@ -14,7 +14,7 @@ from typing import Any
 
 from outlast.adapters.sqlite.bell import Bell
 from outlast.adapters.sqlite.queues import Queue
-from outlast.adapters.sqlite.schema import SharedConnection, connect, micros, moment
+from outlast.adapters.sqlite.schema import BEGIN, SharedConnection, connect, micros, moment
 from outlast.adapters.sqlite.tables import Tables
 from outlast.adapters.sqlite.work import SqliteWork
 from outlast.core.recovery import Patience
@@ -123,7 +123,7 @@ class SqliteEngine:
         tries = 0
         while True:
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(BEGIN)
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) and "busy" not in str(error):
                     raise self._tables.unavailable("beginning a transaction", error) from error

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from outlast.errors import Misuse, Unavailable
 
@@ -107,7 +108,7 @@ QUEUE = """
     CREATE TABLE outlast_log_{id} (
         id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so that an old claim fits no new message
         packet BLOB NOT NULL
-    );
+    ) STRICT;                                  -- so that whatever others write into it can at least be read
     CREATE VIEW outlast_queue_{id} AS
         SELECT o.id, l.packet, o.count, o.claimed_until, o.owner
         FROM outlast_open o JOIN outlast_log_{id} l ON l.id = o.id WHERE o.queue = {id}
@@ -117,8 +118,40 @@ QUEUE = """
 """
 
 
+# What was prepared once is run again without asking the authorizer, so our own statements have texts that nobody
+# else's have.
+BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ROLLBACK_TO, RELEASE = (
+    f"{statement} /* the turn's own */"
+    for statement in (
+        "BEGIN IMMEDIATE",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT outlast_handler",
+        "ROLLBACK TO outlast_handler",
+        "RELEASE outlast_handler",
+    )
+)
+
+
 class SharedConnection(sqlite3.Connection):
-    """The engine's connection, as a handler may be given it: statements yes, ending the turn's transaction no."""
+    """The engine's connection, as a handler may be given it: statements yes, ending the turn's transaction no.
+
+    `with connection:` is a part of the transaction that an exception undoes; it commits nothing.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.is_lent = False
+        """A handler has it now."""
+        self.set_authorizer(self._authorize)
+
+    def _authorize(self, action: int, operation: str | None, name: str | None, *_: object) -> int:
+        if self.is_lent and (
+            action == sqlite3.SQLITE_TRANSACTION
+            or (action == sqlite3.SQLITE_SAVEPOINT and (name or "").startswith("outlast_"))
+        ):
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
 
     def commit(self) -> None:
         raise Misuse(
@@ -135,10 +168,13 @@ class SharedConnection(sqlite3.Connection):
         raise Misuse("a handler called close() on the turn's connection. It belongs to the worker; leave it open.")
 
     def __enter__(self) -> SharedConnection:
+        self.execute("SAVEPOINT part")
         return self
 
     def __exit__(self, *error: object) -> None:  # type: ignore[override]  # never swallows, never commits
-        return None
+        if error[0] is not None:
+            self.execute("ROLLBACK TO part")
+        self.execute("RELEASE part")
 
     def really_close(self) -> None:
         """Closes it, for its owner."""
@@ -175,7 +211,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Brings the schema up to date. Several processes may do so at once: one does it, the others wait."""
     if _version(connection) == len(MIGRATIONS):
         return
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(BEGIN)
     try:
         version = _version(connection)
         if version > len(MIGRATIONS):
@@ -186,9 +222,9 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         for statements in MIGRATIONS[version:]:
             run_script(connection, statements)
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        connection.execute("COMMIT")
+        connection.execute(COMMIT)
     except BaseException:
-        connection.execute("ROLLBACK")
+        connection.execute(ROLLBACK)
         raise
 
 

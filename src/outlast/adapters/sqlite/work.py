@@ -13,9 +13,17 @@ import msgspec
 
 from outlast.adapters.sqlite import history
 from outlast.adapters.sqlite.queues import Queue
-from outlast.adapters.sqlite.schema import micros
+from outlast.adapters.sqlite.schema import (
+    COMMIT,
+    RELEASE,
+    ROLLBACK,
+    ROLLBACK_TO,
+    SAVEPOINT,
+    SharedConnection,
+    micros,
+)
 from outlast.adapters.sqlite.tables import Tables
-from outlast.errors import Conflict
+from outlast.errors import Conflict, Misuse
 from outlast.ports import (
     RELAY,
     REPLIES,
@@ -89,30 +97,35 @@ class SqliteWork:
 
     @contextmanager
     def savepoint(self) -> Generator[sqlite3.Connection]:
-        execute = self.connection.execute
-        execute("SAVEPOINT outlast_handler")
+        connection = self.connection
+        assert isinstance(connection, SharedConnection)
+        connection.execute(SAVEPOINT)
+        connection.is_lent = True
         try:
-            yield self.connection
+            yield connection
         except BaseException as error:
-            if not self.connection.in_transaction:
+            connection.is_lent = False
+            if not connection.in_transaction:
                 # A full disk, for one, makes SQLite end the whole transaction; what others did in it is gone too.
                 raise self.tables.unavailable("running a handler's statement", error) from error
-            execute("ROLLBACK TO outlast_handler")
-            execute("RELEASE outlast_handler")
+            connection.execute(ROLLBACK_TO)
+            connection.execute(RELEASE)
             raise
-        try:
-            execute("RELEASE outlast_handler")
-        except sqlite3.OperationalError as error:
-            raise self.tables.unavailable(
-                "ending a handler's part (it ended the transaction itself)", error
-            ) from error
+        connection.is_lent = False
+        if not connection.in_transaction:
+            raise self.tables.unavailable("running a handler's statement", RuntimeError("SQLite rolled back"))
+        connection.execute(RELEASE)
 
     async def commit(self, changes: Changes) -> None:
         try:
-            self._write(changes)
             if not self.connection.in_transaction:
-                raise self.tables.unavailable("committing", RuntimeError("the transaction had been ended already"))
-            self.connection.execute("COMMIT")
+                # Only the caller of `begin_on` can do that: a handler is refused.
+                raise Misuse(
+                    "the transaction was ended before its messages were written, so they were not sent. Leave "
+                    "commit() and rollback() to client.transaction; raise an exception to undo everything."
+                )
+            self._write(changes)
+            self.connection.execute(COMMIT)
         except sqlite3.OperationalError as error:
             await self.rollback()
             raise self.tables.unavailable("committing", error) from error
@@ -124,9 +137,11 @@ class SqliteWork:
 
     async def rollback(self) -> None:
         if self._is_open:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            self._end()
+            try:
+                if self.connection.in_transaction:
+                    self.connection.execute(ROLLBACK)
+            finally:
+                self._end()
 
     def _end(self) -> None:
         self._is_open = False

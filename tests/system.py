@@ -53,10 +53,10 @@ class System:
         rows: list[Any] = self.engine.connection.execute(sql, parameters).fetchall()
         return rows
 
-    def queue(self, service: str) -> str:
-        """The table of this service's queue (SQLite only)."""
+    def log(self, service: str) -> str:
+        """The table into which this service's messages are written (SQLite only)."""
         [[id]] = self.execute("SELECT id FROM outlast_queues WHERE name = ?", service)
-        return f"outlast_queue_{id}"
+        return f"outlast_log_{id}"
 
     async def quiet(self, *, dated: bool = True, within: float = 10.0) -> None:
         """Waits until no message is waiting or being handled (nor dated, unless told otherwise)."""

@@ -308,9 +308,9 @@ log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 @depot.handles
 async def store(command: Cargo) -> None:
-    os.write(log, f"{command.number}\\n".encode())
+    os.write(log, f"{command.number} {os.getpid()}\\n".encode())
 
-asyncio.run(run(Worker([depot], url=sys.argv[1])))
+asyncio.run(run(Worker([depot], url=sys.argv[1], batch=50)))
 """
 
 
@@ -318,12 +318,18 @@ async def test_processes_that_compete_share_the_messages_and_double_none(sqlite_
     """TR-24: five thousand messages, four processes of one service, five thousand distinct numbers."""
     log = tmp_path / "log"
     engine, world = open_engine(sqlite_url)
-    await engine.declare("depot", [])
-    async with Client(engine=engine, world=world) as client:
-        for start in range(0, 5000, 500):
-            await client.send_all(*[Cargo(number=number) for number in range(start, start + 500)])
+    await inspector_of(engine).queues()
     processes = [Popen([sys.executable, "-c", COMPETITOR, sqlite_url, str(log)]) for _ in range(4)]
     try:
+
+        async def are_ready() -> bool:
+            [queue] = await inspector_of(engine).queues()
+            return queue.workers == 4
+
+        await eventually(are_ready, within=20)
+        async with Client(engine=engine, world=world) as client:
+            for start in range(0, 5000, 100):
+                await client.send_all(*[Cargo(number=number) for number in range(start, start + 100)])
 
         async def is_empty() -> bool:
             [queue] = await inspector_of(engine).queues()
@@ -338,7 +344,9 @@ async def test_processes_that_compete_share_the_messages_and_double_none(sqlite_
         await engine.close()
 
     assert codes == [0] * 4
-    assert sorted(map(int, log.read_text().split())) == list(range(5000))
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert sorted(int(number) for number, _ in lines) == list(range(5000))
+    assert len({process for _, process in lines}) > 1
 
 
 async def test_topics_do_not_mix(url: str) -> None:
@@ -487,7 +495,7 @@ async def test_a_row_written_into_the_queue_by_hand_is_set_aside(sqlite_url: str
         seen.append(command.number)
 
     async with running(sqlite_url, depot) as system:
-        system.execute(f"INSERT INTO {system.queue('depot')} (id, packet) VALUES (0, {value})")
+        system.execute(f"INSERT INTO {system.log('depot')} (packet) VALUES ({value})")
         await system.client.send(Cargo(number=1))
         await system.quiet()
         dead = await system.dead()
@@ -500,13 +508,9 @@ async def test_a_row_written_into_the_queue_by_hand_is_set_aside(sqlite_url: str
 async def test_what_is_no_bytes_cannot_be_written_into_a_queue(sqlite_url: str, value: str) -> None:
     """TR-35: a row that could not even be read is refused by the file itself."""
     async with running(sqlite_url, Service("depot")) as system:
-        for table in (system.queue("depot"), "outlast_dated"):
+        for row in (f"{system.log('depot')} (packet) VALUES (", "outlast_dated VALUES (1, 'id', 'depot', '', "):
             with pytest.raises(sqlite3.IntegrityError):
-                system.execute(
-                    f"INSERT INTO {table} (id, packet) VALUES (0, {value})"
-                    if table != "outlast_dated"
-                    else f"INSERT INTO {table} VALUES (1, 'id', 'depot', '', {value})"
-                )
+                system.execute(f"INSERT INTO {row}{value})")
 
 
 async def test_two_systems_in_one_process_do_not_meet(url: str, tmp_path: Path) -> None:

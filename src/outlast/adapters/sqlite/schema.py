@@ -43,7 +43,7 @@ MIGRATIONS: Sequence[str] = (
         id TEXT NOT NULL,
         queue TEXT NOT NULL,
         topic TEXT NOT NULL,
-        packet BLOB NOT NULL,
+        packet BLOB NOT NULL CHECK (typeof(packet) = 'blob'),
         PRIMARY KEY (due, id)
     ) WITHOUT ROWID, STRICT;
     CREATE TABLE outlast_workflows (

@@ -21,6 +21,10 @@ from examples.shop.stage import Stage, run_to_end, set_stage
 from examples.shop.watch import Sight
 
 
+PROBLEMS_FOUND = 8
+"""The exit code with which outlast's own commands say so."""
+
+
 class Play:
     """One performance of a script."""
 
@@ -87,7 +91,7 @@ async def perform(script: Script, directory: Path, *, seed: int, show: Callable[
 
 
 def run_demo(*, seed: int, keep: str | None, as_json: bool) -> int:
-    """Runs the demo and returns the exit code: 0 if the audit finds nothing, 1 if it does, 130 after Ctrl-C."""
+    """Runs the demo and returns the exit code: 0 if the audit finds nothing, 8 if it does, 130 after Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="outlast-demo-") as temporary:
         directory = Path(keep or temporary).absolute()
         directory.mkdir(parents=True, exist_ok=True)
@@ -100,7 +104,7 @@ def run_demo(*, seed: int, keep: str | None, as_json: bool) -> int:
             except KeyboardInterrupt:
                 return 130
         screen.finish(outcome, kept=directory if keep else None)
-    return 0 if outcome.is_clean else 1
+    return 0 if outcome.is_clean else PROBLEMS_FOUND
 
 
 if __name__ == "__main__":

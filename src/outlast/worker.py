@@ -19,7 +19,7 @@ from outlast.runtime.flight import Flight
 from outlast.runtime.host import Host, Letter
 from outlast.runtime.service import Service
 from outlast.runtime.turn import turn
-from outlast.signals import Interrupted, Observer, Started, Stopped, unobserved
+from outlast.signals import Interrupted, Observer, Signal, Started, Stopped, unobserved
 
 BATCH = 256
 CONCURRENCY = 100
@@ -53,7 +53,7 @@ class Station:
             try:
                 progressed = await self.once()
                 self._pause = 0.0
-            except Unavailable as error:
+            except Exception as error:  # the engine's, or a bug: in both cases the others go on, and this is told
                 self.host.observe(Interrupted(self.host.name, error))
                 self._pause = min(max(0.05, self._pause * 2), 1.0)
                 await asyncio.sleep(self._pause)
@@ -103,18 +103,40 @@ class Station:
             until = self.host.world.now() + self.host.lease
             await work.commit(Changes(renewed=self.flight.claims, claimed_until=until))
 
+    async def _drain(self, grace: timedelta) -> None:
+        """Waits for what is running; meanwhile its claims are renewed, and what has finished is committed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace.total_seconds()
+        while self.flight.flying and not self.flight.is_hurried and (rest := deadline - loop.time()) > 0:
+            await self.flight.settle(min(timedelta(seconds=rest), self.host.lease / 3))
+            finished = self._finished + self.flight.take_finished()
+            try:
+                self._finished = finished
+                if finished:
+                    await turn(self.host, finished)
+                self._finished = []
+                await self._renew_claims()
+            except Unavailable as error:
+                self.host.observe(Interrupted(self.host.name, error))
+
     async def stop(self, grace: timedelta) -> None:
         """Takes no more, finishes what runs within the grace period, commits it, and releases the rest."""
         self.is_stopping = True
         self.wake.set()
-        await self.flight.settle(grace)
+        await self._drain(grace)
         abandoned = await self.flight.abandon()
-        finished = self._finished + self.flight.take_finished()
-        if finished:
-            abandoned += [letter.delivery for letter in await turn(self.host, finished)]
-        if abandoned:
-            work = await self.host.engine.begin(self.host.name)
-            await work.commit(Changes(released=abandoned))
+        try:
+            finished = self._finished + self.flight.take_finished()
+            if finished:
+                await turn(self.host, finished)
+        except Unavailable as error:  # then these are handed over again when their lease ends
+            self.host.observe(Interrupted(self.host.name, error))
+        try:
+            if abandoned:
+                work = await self.host.engine.begin(self.host.name)
+                await work.commit(Changes(released=abandoned))
+        except Unavailable as error:
+            self.host.observe(Interrupted(self.host.name, error))
         self.host.observe(Stopped(self.host.name, len(abandoned)))
 
 
@@ -161,7 +183,7 @@ class Worker:
         self.grace = grace
         self.concurrency, self.batch, self.lease, self.poll = concurrency, batch, lease, poll
         self.overrides = overrides or {}
-        self.observe = observe
+        self.observe = harmless(observe)
         self.version = version
         self.stations: list[Station] = []
         self._url = url
@@ -171,6 +193,16 @@ class Worker:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        if self.stations:
+            raise Misuse("a worker runs once. Make a new one to start its services again.")
+        try:
+            await self._start()
+        except BaseException:
+            await self._let_go()
+            raise
+        return self
+
+    async def _start(self) -> None:
         if self.engine is None:
             self.engine, self.world = open_engine(self._url, self.world)
         elif self.world is None:
@@ -200,7 +232,6 @@ class Worker:
         self._tasks.append(loop.create_task(relay(engine, world, self.observe, self.poll)))
         for service in self.services:
             self.observe(Started(service.name, type(engine).__name__))
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -229,10 +260,13 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._let_go()
+
+    async def _let_go(self) -> None:
         try:
             await self._stack.aclose()
         finally:
-            if self._owns_engine:
+            if self._owns_engine and self.engine is not None:
                 await self.engine.close()
 
     def hurry(self) -> None:
@@ -247,6 +281,20 @@ class Worker:
             task.result()
 
 
+def harmless(observe: Observer) -> Observer:
+    """An observer whose own failures the event loop is told of, and nothing else suffers from."""
+
+    def observed(signal: Signal) -> None:
+        try:
+            observe(signal)
+        except Exception as error:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"an observer failed at {type(signal).__name__}", "exception": error}
+            )
+
+    return observed
+
+
 async def relay(engine: Engine, world: World, observe: Observer, poll: timedelta) -> None:
     """Moves due letters into their queues, for ever: timers, retries, delayed messages."""
     wake = asyncio.Event()
@@ -258,7 +306,7 @@ async def relay(engine: Engine, world: World, observe: Observer, poll: timedelta
             due = await engine.relay(world.now(), limit=1000)
             if due is not None:
                 rest = min(max(due - world.now(), timedelta(milliseconds=1)), poll)
-        except Unavailable as error:
+        except Exception as error:  # whatever it is, what is due must not wait for a restart
             observe(Interrupted("relay", error))
         await idle(wake, rest)
 

@@ -318,13 +318,11 @@ async def test_processes_that_compete_share_the_messages_and_double_none(sqlite_
     """TR-24: five thousand messages, four processes of one service, five thousand distinct numbers."""
     log = tmp_path / "log"
     engine, world = open_engine(sqlite_url)
-    await inspector_of(engine).queues()
     processes = [Popen([sys.executable, "-c", COMPETITOR, sqlite_url, str(log)]) for _ in range(4)]
     try:
 
         async def are_ready() -> bool:
-            [queue] = await inspector_of(engine).queues()
-            return queue.workers == 4
+            return [queue.workers for queue in await inspector_of(engine).queues()] == [4]
 
         await eventually(are_ready, within=20)
         async with Client(engine=engine, world=world) as client:

@@ -122,12 +122,13 @@ class MemoryEngine:
         died = [e for e in self.store.engines if not e.is_alive and service in e.services]
         for engine in died:
             engine.services.discard(service)
+        if died:
+            # What was claimed is counted already, and what others have claimed is no suspect.
+            for row in [row for row in rows.values() if row.owner is None][:SUSPECTS]:
+                row.count = max(row.count, min(row.count + 1, Patience().alone_after))
         for row in rows.values():
             if row.owner is not None and not row.owner.is_alive:
                 row.owner = row.claimed_until = None
-        if died:
-            for row in list(rows.values())[:SUSPECTS]:
-                row.count = max(row.count, min(row.count + 1, Patience().alone_after))
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
         now = self.world.now()

@@ -60,19 +60,23 @@ class Flight:
         """The deliveries whose handlers are running."""
         return [letter.delivery for letter in self.flying.values()]
 
-    async def settle(self, grace: timedelta) -> None:
-        """Waits until nothing is running, the grace period is over, or `cut_short` is called."""
-        deadline = asyncio.get_running_loop().call_later(max(0.0, grace.total_seconds()), self._hurry.set)
+    async def settle(self, longest: timedelta) -> None:
+        """Waits until something that runs has ended or `cut_short` is called, but no longer than this."""
         hurry = asyncio.ensure_future(self._hurry.wait())
         try:
-            while self._tasks and not hurry.done():
-                await asyncio.wait([*self._tasks, hurry], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                [*self._tasks, hurry], timeout=longest.total_seconds(), return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             hurry.cancel()
-            deadline.cancel()
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether `cut_short` was called."""
+        return self._hurry.is_set()
 
     def cut_short(self) -> None:
-        """Ends `settle` at once."""
+        """Ends `settle` at once, and whoever calls it again does not wait either."""
         self._hurry.set()
 
     async def abandon(self) -> list[Delivery]:

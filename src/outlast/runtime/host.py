@@ -74,8 +74,8 @@ class Host:
                 ]
             elif handler is None:
                 raise UnknownMessage(
-                    f"service {self.name!r} received {envelope.type!r} from {envelope.sender!r} and has no handler "
-                    "or workflow for it. Register one, or send it to the service that has, and retry the dead "
+                    f"service {self.name!r} received {envelope.type!r} from {envelope.sender!r} and has no "
+                    "handler or workflow for it. Register one, or send it to the service that has, and retry the dead "
                     "letter."
                 )
         except KeyboardInterrupt:

@@ -20,7 +20,6 @@ from examples.shop.script import Kill, Outcome, Script
 from examples.shop.stage import Stage, run_to_end, set_stage
 from examples.shop.watch import Sight
 
-
 PROBLEMS_FOUND = 8
 """The exit code with which outlast's own commands say so."""
 

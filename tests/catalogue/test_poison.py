@@ -310,7 +310,12 @@ async def test_however_a_workflow_fails_its_message_alone_is_set_aside(url: str,
     async with running(url, flow, shop_that_notes(seen)) as system:
         await system.client.send_all(*[Begun(key=key) for key in "ab"])
         await system.client.send_all(
-            *[Continued(key=key, number=number) for number in (1, 13, 100) for key in "ab" if (number, key) != (13, "b")]
+            *[
+                Continued(key=key, number=number)
+                for number in (1, 13, 100)
+                for key in "ab"
+                if (number, key) != (13, "b")
+            ]
         )
         await system.quiet(within=5)
         [dead] = await system.dead()

@@ -287,7 +287,7 @@ class Inspector(Protocol):
     async def workflows(self) -> Sequence[WorkflowStatus]: ...
 
     async def instances(self, *, key: str, done: bool | None, limit: int) -> Sequence[InstanceStatus]:
-        """The instances with this key (any, if empty), most recently changed first."""
+        """The instances with this key (any, if empty), the latest to begin first."""
         ...
 
     async def history(self, *, conversation: str, after: int, limit: int) -> Sequence[tuple[int, Entry]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 PLUGIN = ["-p", "outlast.testing.plugin", "-p", "no:cacheprovider", "-q"]
+# It is named, and not found by itself, so that the test does not depend on how outlast was installed.
+ENVIRONMENT = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def pytest_run(folder: Path, source: str) -> str:

@@ -75,19 +75,21 @@ class MemoryStore:
     stashes: list[Stash] = field(default_factory=list[Stash])
     dead: list[DeadLetterStatus] = field(default_factory=list[DeadLetterStatus])
     entries: list[Entry] = field(default_factory=list[Entry])
-    replies: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    sent_ids: set[str] = field(default_factory=set[str])
+    replies: dict[str, tuple[datetime, bytes]] = field(default_factory=dict[str, Any])
+    sent_ids: dict[str, datetime] = field(default_factory=dict[str, datetime])
     engines: list[MemoryEngine] = field(default_factory=list[Any])
+    forgotten: int = 0
+    """How many entries of history were cleaned away; numbers go on where they were."""
     last_receipt: int = 0
 
     def enqueue(self, queue: str, packet: bytes) -> None:
         self.last_receipt += 1
         self.queues.setdefault(queue, {})[self.last_receipt] = Row(packet)
 
-    def deliver(self, parcel: Parcel) -> None:
+    def deliver(self, parcel: Parcel, now: datetime) -> None:
         """Puts a parcel where it belongs, now."""
         if parcel.reply_to:
-            self.replies[parcel.reply_to] = parcel.packet
+            self.replies[parcel.reply_to] = (now, parcel.packet)
         if parcel.queue:
             self.enqueue(parcel.queue, parcel.packet)
         if parcel.topic:
@@ -151,7 +153,7 @@ class MemoryEngine:
         due = bisect.bisect_right(store.dated, now, key=lambda letter: letter[0])
         moved, store.dated[:due] = store.dated[: min(due, limit)], store.dated[min(due, limit) : due]
         for _, _, parcel in moved:
-            store.deliver(parcel)
+            store.deliver(parcel, now)
         expired = [stash for stash in store.stashes if stash.until <= now]
         store.stashes = [stash for stash in store.stashes if stash.until > now]
         for stash in expired:
@@ -167,7 +169,8 @@ class MemoryEngine:
         self.listeners.append(notify)
 
     async def reply(self, request: str) -> bytes | None:
-        return self.store.replies.pop(request, None)
+        found = self.store.replies.pop(request, None)
+        return None if found is None else found[1]
 
     async def close(self) -> None:
         if self in self.store.engines:
@@ -266,11 +269,11 @@ class MemoryWork:
             if parcel.once:
                 if parcel.id in store.sent_ids:
                     continue
-                store.sent_ids.add(parcel.id)
+                store.sent_ids[parcel.id] = now
             if parcel.due is not None and parcel.due > now:
                 bisect.insort(store.dated, (parcel.due, parcel.id, parcel), key=lambda letter: letter[:2])
             else:
-                store.deliver(parcel)
+                store.deliver(parcel, now)
 
 
 class MemoryInspector:
@@ -317,7 +320,6 @@ class MemoryInspector:
             for address, row in self.store.instances.items()
             if (not key or address.key == key) and (done is None or row.saved.done == done)
         ]
-        found.sort(key=lambda row: row.changed_at, reverse=True)
         return [
             InstanceStatus(
                 address=row.saved.address,
@@ -328,11 +330,11 @@ class MemoryInspector:
                 changed_at=row.changed_at,
                 state=msgspec.Raw(row.saved.state),
             )
-            for row in found[:limit]
+            for row in reversed(found[-limit:])
         ]
 
     async def history(self, *, conversation: str, after: int, limit: int) -> Sequence[tuple[int, Entry]]:
-        numbered = enumerate(self.store.entries, start=1)
+        numbered = enumerate(self.store.entries, start=self.store.forgotten + 1)
         return [
             (number, entry)
             for number, entry in numbered
@@ -367,7 +369,7 @@ class MemoryInspector:
                 self.store.dead[index] = DeadLetterStatus(letter=item.letter, status=status)
                 settled += 1
                 if (parcel := parcels[item.letter.id]) is not None:
-                    self.store.deliver(parcel)
+                    self.store.deliver(parcel, self.world.now())
         self.store.wake()
         return settled
 
@@ -380,10 +382,16 @@ class MemoryInspector:
         ][:limit]
         for address in old:
             del store.instances[address]
-        kept = [entry for entry in store.entries if entry.at > history_until]
-        removed = len(old) + len(store.entries) - len(kept)
-        store.entries = kept
-        return removed
+        entries = [entry for entry in store.entries if entry.at <= history_until][:limit]
+        store.entries = store.entries[len(entries) :]
+        store.forgotten += len(entries)
+        ids = [id for id, at in store.sent_ids.items() if at <= history_until][:limit]
+        for id in ids:
+            del store.sent_ids[id]
+        requests = [request for request, (at, _) in store.replies.items() if at <= history_until][:limit]
+        for request in requests:
+            del store.replies[request]
+        return len(old) + len(entries) + len(ids) + len(requests)
 
 
 def expired_stash(stash: Stash, now: datetime, id: str) -> DeadLetter:
@@ -394,6 +402,7 @@ def expired_stash(stash: Stash, now: datetime, id: str) -> DeadLetter:
         service=address.service,
         packet=stash.packet,
         key=address.key,
-        reason=f"no {address.workflow!r} with key {address.key!r} began within the time that its messages are stashed",
+        reason=f"no {address.workflow!r} with key {address.key!r} began within the time that its messages are "
+        "stashed",
         at=now,
     )

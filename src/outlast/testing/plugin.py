@@ -17,6 +17,9 @@ import pytest
 if TYPE_CHECKING:
     from outlast.testing.scenario import Scenario
 
+# So that a broken promise of an engine shows the values, as in a test module.
+pytest.register_assert_rewrite("outlast.testing.contracts")
+
 
 @pytest.fixture
 def scenario(request: pytest.FixtureRequest) -> Scenario[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from outlast.signals import Signal, Turned
 BATCH = 512
 
 
-async def measure(url: str, orders: int) -> float:
+async def measure(url: str, orders: int, *, random_keys: bool = False) -> float:
     """Orders per second, placing included; every order is seen to be done."""
-    new_id = SystemWorld().new_id
+    new_id = (lambda: os.urandom(18).hex()) if random_keys else SystemWorld().new_id
     done = asyncio.Event()
     left = 3 * orders
 
@@ -41,7 +42,7 @@ async def measure(url: str, orders: int) -> float:
         seconds = time.perf_counter() - begin
         assert worker.engine is not None
         (status,) = await inspector_of(worker.engine).workflows()
-        assert status.done == orders
+        assert status.done >= orders
     return orders / seconds
 
 

@@ -1,0 +1,59 @@
+"""Measures the peer: three workers, a client that places orders from four threads. Prints orders per second.
+
+Runs in a virtual environment of its own (requirements.txt); RabbitMQ and PostgreSQL are named by
+BENCH_AMQP_URL and BENCH_POSTGRES_URL.
+"""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+
+HERE = Path(__file__).parent
+QUEUES = ("bench-orders", "bench-payment", "bench-warehouse")
+
+
+def main(orders: int) -> None:
+    sys.path.insert(0, str(HERE))
+    connection = psycopg.connect(os.environ["BENCH_POSTGRES_URL"], autocommit=True)
+    connection.execute("DROP TABLE IF EXISTS bench_orders")
+    connection.execute("CREATE TABLE bench_orders (id text PRIMARY KEY, done boolean NOT NULL DEFAULT false)")
+    dramatiq = Path(sys.executable).with_name("dramatiq")
+    workers = [
+        subprocess.Popen(
+            [dramatiq, "dramatiq_app", "-p", "1", "-t", "8", "-Q", queue], cwd=HERE, stderr=subprocess.DEVNULL
+        )
+        for queue in QUEUES
+    ]
+    try:
+        import dramatiq_app
+
+        def finished() -> int:
+            return connection.execute("SELECT count(*) FROM bench_orders WHERE done").fetchone()[0]
+
+        with ThreadPoolExecutor(4) as pool:
+            for _ in pool.map(dramatiq_app.place, [str(uuid.uuid4()) for _ in range(100)]):
+                pass
+            while finished() < 100:
+                time.sleep(0.05)
+            begin = time.perf_counter()
+            for _ in pool.map(dramatiq_app.place, [str(uuid.uuid4()) for _ in range(orders)]):
+                pass
+            while finished() < 100 + orders:
+                time.sleep(0.02)
+            print(orders / (time.perf_counter() - begin))
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+        connection.execute("DROP TABLE bench_orders")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

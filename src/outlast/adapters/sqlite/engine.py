@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from outlast.adapters.sqlite.bell import Bell
+from outlast.adapters.sqlite.claimant import Claimant, handled_by_dead, note_of
 from outlast.adapters.sqlite.queues import Queue
 from outlast.adapters.sqlite.schema import BEGIN, SharedConnection, connect, micros, moment
 from outlast.adapters.sqlite.tables import Tables
@@ -20,9 +21,6 @@ from outlast.adapters.sqlite.work import SqliteWork
 from outlast.core.recovery import Patience
 from outlast.errors import Misuse
 from outlast.ports import RELAY, REPLIES, Changes, Delivery, World
-
-SUSPECTS = 256
-"""How many messages at the head of a queue a worker that died may have been handling."""
 
 LOCK_WAIT_SECONDS = 10.0
 
@@ -36,10 +34,11 @@ class SqliteEngine:
         self.path = path
         self.world = world
         self.connection: SharedConnection = connect(path, synchronous=synchronous)
-        self.bell = Bell(path.with_name(path.name + "-wake"))
+        self._beside = path.with_name(path.name + "-wake")
+        self.bell = Bell(self._beside)
         self.lock = asyncio.Lock()
-        self.services: dict[str, int] = {}
-        """The services that this process has declared, and the number under which each claims deliveries."""
+        self.services: dict[str, Claimant] = {}
+        """The services that this process has declared, and under which number each claims deliveries."""
         self._listeners: dict[str, list[Callable[[], None]]] = defaultdict(list)
         self._tables = Tables(path)
 
@@ -55,23 +54,36 @@ class SqliteEngine:
         except BaseException:
             await work.rollback()
             raise
-        self.bell.remove(dead)
-        self.services[service] = self._hang(service)
+        self._forget(dead)
+        if service not in self.services:
+            # First the note: a process that is found dead has one.
+            claimant = self.services[service] = Claimant(self._beside, service, self._new_number())
+            self._hang(service, claimant.number)
 
-    def _hang(self, name: str) -> int:
-        """Makes this process wake up when someone rings for `name`; returns the number that it goes by."""
-        number = int(self.world.dice() * (1 << 52))
+    def _new_number(self) -> int:
+        return int(self.world.dice() * (1 << 52))
+
+    def _hang(self, name: str, number: int) -> None:
+        """Makes this process wake up when someone rings for `name`."""
         self.bell.hang(name, number, notify=lambda: self._notify(name))
-        return number
 
     def _give_back_what_the_dead_had(self, service: str) -> list[str]:
         """Within a transaction: frees the claims of processes that died; returns the names of their FIFOs."""
         dead = self.bell.dead(service)
         if dead:
             queue = Queue(self._tables.queue(service, self.connection), self.connection)
-            owners = [int(name.rpartition(".")[2]) for name in dead]
-            queue.suspect(owners, alone_after=Patience().alone_after, suspects=SUSPECTS)
+            for name in dead:
+                handled = handled_by_dead(self._beside, name)
+                if handled is not None:
+                    queue.suspect(*handled, alone_after=Patience().alone_after)
+                queue.free(int(name.rpartition(".")[2]))
         return dead
+
+    def _forget(self, dead: Sequence[str]) -> None:
+        """Takes away what processes that died left beside the file."""
+        for name in dead:
+            note_of(self._beside, name).unlink(missing_ok=True)
+        self.bell.remove(dead)
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
         try:
@@ -111,7 +123,7 @@ class SqliteEngine:
             self._tables,
             service=service,
             world=self.world,
-            owner=self.services.get(service),
+            claimant=self.services.get(service),
             ended=self.lock.release,
             ring=self.bell.ring,
         )
@@ -163,14 +175,14 @@ class SqliteEngine:
         except BaseException:
             await work.rollback()
             raise
-        self.bell.remove(dead)
+        self._forget(dead)
         return now
 
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self._listeners[name].append(notify)
         if name in (RELAY, REPLIES) and len(self._listeners[name]) == 1:
-            self.bell.remove(self.bell.dead(name))
-            self._hang(name)
+            self._forget(self.bell.dead(name))
+            self._hang(name, self._new_number())
 
     def _notify(self, name: str) -> None:
         for notify in self._listeners[name]:
@@ -190,4 +202,6 @@ class SqliteEngine:
 
     async def close(self) -> None:
         self.bell.close()
+        for claimant in self.services.values():
+            claimant.close()
         self.connection.really_close()

@@ -117,24 +117,29 @@ class Queue:
                 count,
             )
 
-    def suspect(self, dead: Sequence[int], *, alone_after: int, suspects: int) -> None:
-        """Frees what processes that died had claimed, and counts what they may have been handling."""
-        execute = self.connection.execute
-        execute(
-            "UPDATE outlast_open SET count = count + 1 WHERE queue = ? AND owner IS NULL AND count < ?",
-            (self.number, alone_after),
+    def suspect(self, first: int, last: int, *, alone_after: int) -> None:
+        """Counts what a turn was about when its process died; what was claimed has been counted by that."""
+        self.connection.execute(
+            "UPDATE outlast_open SET count = count + 1 "
+            "WHERE queue = ? AND id BETWEEN ? AND ? AND owner IS NULL AND count < ?",
+            (self.number, first, last, alone_after),
         )
-        self.connection.executemany(
-            "UPDATE outlast_open SET claimed_until = NULL, owner = NULL WHERE queue = ? AND owner = ?",
-            [(self.number, owner) for owner in dead],
-        )
-        head = self._head()
-        rows = execute(f"SELECT id FROM {self.log} WHERE id > ? ORDER BY id LIMIT ?", (head, suspects)).fetchall()
+        rows = self.connection.execute(
+            f"SELECT id, id >= ? FROM {self.log} WHERE id > ? AND id <= ?", (first, self._head(), last)
+        ).fetchall()
         if rows:
             self.connection.executemany(
-                "INSERT INTO outlast_open VALUES (?, ?, 1, NULL, NULL)", [(self.number, id) for (id,) in rows]
+                "INSERT INTO outlast_open VALUES (?, ?, ?, NULL, NULL)",
+                [(self.number, id, count) for id, count in rows],
             )
-            self._move_head(rows[-1][0])
+            self._move_head(last)
+
+    def free(self, owner: int) -> None:
+        """Makes deliverable what this claimant had claimed."""
+        self.connection.execute(
+            "UPDATE outlast_open SET claimed_until = NULL, owner = NULL WHERE queue = ? AND owner = ?",
+            (self.number, owner),
+        )
 
     def _pass_over(self, head: int, ahead: Sequence[int]) -> None:
         """Moves the head past these ids; those between them that are left for later become open."""

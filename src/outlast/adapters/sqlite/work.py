@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from outlast.adapters.sqlite import history
+from outlast.adapters.sqlite.claimant import Claimant
 from outlast.adapters.sqlite.queues import Queue
 from outlast.adapters.sqlite.schema import (
     COMMIT,
@@ -52,7 +53,7 @@ class SqliteWork:
         *,
         service: str,
         world: World,
-        owner: int | None,
+        claimant: Claimant | None,
         ended: Callable[[], None],
         ring: Callable[[set[str]], None],
     ) -> None:
@@ -60,7 +61,7 @@ class SqliteWork:
         self.tables = tables
         self.service = service
         self.world = world
-        self.owner = owner
+        self._claimant = claimant
         self.now = micros(world.now())
         self._ended = ended
         self._ring = ring
@@ -70,6 +71,9 @@ class SqliteWork:
         self._workflows: dict[tuple[str, str], int] = {}
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
+        if self._claimant is not None and deliveries:
+            ids = [int(delivery.receipt) for delivery in deliveries]
+            self._claimant.handles(min(ids), max(ids))
         try:
             return self._queue(self.service).ours(deliveries)
         except sqlite3.OperationalError as error:
@@ -145,6 +149,8 @@ class SqliteWork:
 
     def _end(self) -> None:
         self._is_open = False
+        if self._claimant is not None:
+            self._claimant.rests()
         self._ended()
 
     def _write(self, changes: Changes) -> None:
@@ -170,7 +176,8 @@ class SqliteWork:
         """Consumes, claims, renews and releases deliveries; only those that are still ours."""
         queue = self._queue(self.service)
         until = micros(changes.claimed_until) if changes.claimed_until is not None else None
-        queue.settle(changes.handled, changes.claimed, until, self.owner)
+        owner = self._claimant.number if self._claimant is not None else None
+        queue.settle(changes.handled, changes.claimed, until, owner)
         queue.renew(changes.renewed, until)
         if changes.released:
             queue.release(changes.released)

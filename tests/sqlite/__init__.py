@@ -1,0 +1,1 @@
+"""What only the SQLite engine has: processes that find each other dead."""

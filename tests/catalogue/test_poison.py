@@ -534,7 +534,7 @@ async def test_a_handler_that_blocks_the_loop_has_effect_once(url: str) -> None:
     @shop.handles
     async def work(command: Job) -> Continued:
         if command.number == 13:
-            time.sleep(0.3)  # noqa: ASYNC251
+            time.sleep(0.3)
         seen.append(command.number)
         return Continued(key=str(command.number))
 

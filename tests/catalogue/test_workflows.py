@@ -147,7 +147,7 @@ async def test_parts_that_arrive_at_once_are_all_kept(url: str) -> None:
 
 async def test_of_two_turns_that_save_one_instance_the_later_is_refused(url: str) -> None:
     """SG-08, SG-12, SG-32, OB-03: with the version of its loading, not the one before; a second insert too."""
-    engine, world = open_engine(url)
+    engine, _world = open_engine(url)
     address = Address("s", "w", "k")
 
     async def save(version: int, state: bytes, *, done: bool = False) -> None:
@@ -285,7 +285,7 @@ async def test_a_key_may_be_used_again_once_the_completed_instance_is_gone(url: 
 
 async def test_what_is_rolled_back_leaves_no_trace(url: str) -> None:
     """SG-17, SG-18, OB-04: creation, change and completion are there after the commit, and not before."""
-    engine, world = open_engine(url)
+    engine, _world = open_engine(url)
     address = Address("s", "w", "k")
 
     async def seen() -> tuple[int, bool] | None:

@@ -17,6 +17,7 @@ def pytest_run(folder: Path, source: str) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *PLUGIN, str(folder)],
         cwd=folder,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform, overload
@@ -121,7 +121,7 @@ class Workflow(_State):
                 f"the timer {name or name_of(message)!r} is set to {due!r}, which has no time zone. "
                 "Use self.now + timedelta(...), or a datetime with tzinfo."
             )
-        return self._moment.set_timer(name or name_of(message), due, message)
+        return self._moment.set_timer(name or name_of(message), due.astimezone(UTC), message)
 
     def cancel(self, name: str | type[Message]) -> bool:
         """Cancels the timer of this name (or message class); False if it is not set."""

@@ -44,7 +44,7 @@ def services(url: str) -> Iterator[None]:
 async def until_ready(url: str) -> None:
     """Waits until every service is subscribed."""
     engine, _ = open_engine(url)
-    while sum(queue.workers for queue in await inspector_of(engine).queues()) < len(SERVICES):
+    while sum(queue.workers for queue in await inspector_of(engine).queues()) < len(SERVICES):  # noqa: ASYNC110
         await asyncio.sleep(0.02)  # other processes have no event to wait for
     await engine.close()
 
@@ -66,7 +66,7 @@ async def throughput(path: Path, orders: int) -> float:
         for first in range(0, orders, WINDOW):
             numbers = range(first, min(first + WINDOW, orders))
             await asyncio.gather(*[client.publish(placed(n, new_id())) for n in numbers])
-        while done(path) < orders:
+        while done(path) < orders:  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # other processes have no event to wait for
         return orders / (time.perf_counter() - begin)
 

@@ -231,7 +231,6 @@ class Twice(Workflow, key="id"):
 
 
 def test_a_timer_that_was_moved_fires_once_at_its_new_date() -> None:
-    """TO-04"""
     scenario = Scenario(Twice).given(Begun(id="1", lines=()))
 
     scenario.advance(hours=1).sends_nothing()

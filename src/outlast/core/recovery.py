@@ -39,15 +39,16 @@ class Retry:
     first: timedelta = timedelta(seconds=1)
     factor: float = 4.0
     longest: timedelta = timedelta(minutes=10)
-    jitter: float = 0.2
+    jitter: float = 0.5
     give_up_on: tuple[type[BaseException], ...] = ()
     """Errors after which no further attempt is made."""
 
     def __post_init__(self) -> None:
-        if self.immediate < 0 or self.delayed < 0 or self.factor < 1 or not 0 <= self.jitter <= 1:
+        counts, delays = (self.immediate, self.delayed), (self.first, self.longest)
+        if min(counts) < 0 or min(delays) < timedelta() or self.factor < 1 or not 0 <= self.jitter <= 1:
             raise Misuse(
-                f"{self!r} cannot be followed: immediate and delayed must not be negative, factor must be at "
-                "least 1 and jitter between 0 and 1."
+                f"{self!r} cannot be followed: immediate, delayed, first and longest must not be negative, factor "
+                "must be at least 1 and jitter between 0 and 1."
             )
 
     @property
@@ -70,11 +71,12 @@ class Retry:
 
     def delay(self, round: int, dice: float) -> timedelta:
         """The delay before delayed round number `round` (from 1)."""
-        longest = self.longest.total_seconds()
-        seconds = self.first.total_seconds()
+        # Room for the stretch below the longest delay, so that the last rounds are spread, too.
+        longest = self.longest.total_seconds() / (1 + self.jitter)
+        seconds = min(self.first.total_seconds(), longest)
         for _ in range(round - 1):
             seconds = min(seconds * self.factor, longest)
-        return timedelta(seconds=min(seconds * (1 + self.jitter * dice), longest))
+        return timedelta(seconds=seconds * (1 + self.jitter * dice))
 
 
 NO_RETRY = Retry(immediate=0, delayed=0)

@@ -28,6 +28,7 @@ class LetterContract(Contract):
 
     @promise()
     async def test_a_letter_whose_date_is_past_leaves_at_once(self, rig: Rig) -> None:
+        """TO-02"""
         now = rig.world.now()
         past = [rig.parcel(b"1", queue="shop", due=now), rig.parcel(b"2", queue="shop", due=now - timedelta(1))]
 
@@ -37,7 +38,6 @@ class LetterContract(Contract):
 
     @promise("ordered")
     async def test_letters_arrive_in_the_order_of_their_dates(self, rig: Rig) -> None:
-        """TO-06"""
         now = rig.world.now()
         for minutes in (0.3, 0.1, 0.2):
             due = now + rig.lease * minutes
@@ -78,7 +78,7 @@ class LetterContract(Contract):
 
     @promise()
     async def test_a_withdrawn_letter_does_not_come(self, rig: Rig) -> None:
-        """TO-03: and nothing happens when it is withdrawn again, or too late."""
+        """TO-20: and nothing happens when it is withdrawn again, or too late."""
         due = rig.world.now() + rig.lease
         one, two = (rig.parcel(packet, queue="shop", due=due) for packet in (b"1", b"2"))
         await rig.commit(Changes(parcels=[one, two]))

@@ -133,7 +133,7 @@ class InspectorContract(Contract):
 
     @promise()
     async def test_a_dead_letter_is_shown_as_it_was_set_aside(self, rig: Rig) -> None:
-        """TR-03, P20"""
+        """TR-03, RC-05"""
         letter = rig.letter(
             bytes(range(256)),
             message_id="m",
@@ -169,7 +169,7 @@ class InspectorContract(Contract):
 
     @promise()
     async def test_a_dead_letter_is_settled_once(self, rig: Rig) -> None:
-        """P20: two operators who retry the same letter send it once."""
+        """RC-08: two operators who retry the same letter send it once."""
         letters = [rig.letter(id=id) for id in ("a", "b", "c")]
         await rig.commit(Changes(dead=letters), "shop")
         parcels = {"a": rig.parcel(b"a", queue="shop"), "b": rig.parcel(b"b", queue="shop"), "x": None}

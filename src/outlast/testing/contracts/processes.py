@@ -74,7 +74,7 @@ class ProcessContract(Contract):
 
     @promise("processes", "notices_death")
     async def test_what_a_killed_process_had_claimed_comes_back_when_its_service_starts(self, rig: Rig) -> None:
-        """CP-02, PO-04: at once, and counted, since it may be what killed the process."""
+        """CP-02: at once, and counted, since it may be what killed the process."""
         await rig.send("shop", b"1")
 
         code = await Child(_die_with_a_claim, rig.store).ended()

@@ -118,7 +118,7 @@ class QueueContract(Contract):
 
     @promise()
     async def test_a_claim_ends_and_is_counted(self, rig: Rig) -> None:
-        """PO-04: a message that kills its process is known by its count."""
+        """RC-22: a message that kills its process is known by its count."""
         await rig.send("shop", b"1")
         for count in range(3):
             delivery = await rig.first("shop")
@@ -223,7 +223,7 @@ class QueueContract(Contract):
 
     @promise()
     async def test_an_event_goes_to_every_service_that_declared_its_topic(self, rig: Rig) -> None:
-        """TR-25, OB-10"""
+        """TR-25, OB-10, PS-01"""
         await rig.engine.declare("shop", ["placed", "paid"])
         await rig.engine.declare("bank", ["placed"])
 
@@ -235,6 +235,7 @@ class QueueContract(Contract):
 
     @promise()
     async def test_declaring_again_replaces_the_topics_and_keeps_the_messages(self, rig: Rig) -> None:
+        """PS-04, PS-11"""
         await rig.engine.declare("shop", ["placed"])
         await rig.commit(Changes(parcels=[rig.parcel(b"1", topic="placed")]))
 
@@ -246,7 +247,7 @@ class QueueContract(Contract):
 
     @promise()
     async def test_a_command_to_a_service_that_was_never_up_is_kept(self, rig: Rig) -> None:
-        """P2: nothing vanishes."""
+        """PS-03: nothing vanishes."""
         await rig.send("shop", b"1")
 
         await rig.engine.declare("shop", [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,8 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.watchdog = threading.Timer(LONGEST, self.process.kill)
+        self.watchdog.start()
 
     def reads(self, text: str) -> str:
         """Waits for a line of stderr that contains the text. An end of the process ends the test."""
@@ -38,7 +41,22 @@ class Running:
 
     def ends(self) -> Said:
         out, err = self.process.communicate(timeout=LONGEST)
+        self.watchdog.cancel()
         return Said(self.process.returncode, out, err)
+
+    def end(self) -> None:
+        """Ends it, if it has not ended, without waiting for whoever else may hold its pipes."""
+        self.watchdog.cancel()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
     @staticmethod
     def _line(stream: IO[str] | None, text: str) -> str:
@@ -62,16 +80,7 @@ def start(shop: Path) -> Iterator[Callable[..., Running]]:
 
     yield begin
     for running in started:
-        if running.process.poll() is None:
-            running.process.terminate()
-            try:
-                running.process.communicate(timeout=5)
-            except subprocess.TimeoutExpired:
-                running.process.kill()
-                running.process.communicate()
-        for stream in (running.process.stdout, running.process.stderr):
-            if stream is not None:
-                stream.close()
+        running.end()
 
 
 @pytest.fixture(scope="session")

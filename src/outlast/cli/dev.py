@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import click
 
 from outlast.cli.output import say
 from outlast.cli.settings import Given, apps_of, options, url_of
+from outlast.cli.supervisor import SUPERVISOR
 
 LOOK_EVERY = 0.3
 """Seconds between two looks at the files."""
@@ -34,6 +36,7 @@ def dev_command(given: Given, targets: Sequence[str]) -> int:
     apps, url = apps_of(targets), url_of(given.url, default="sqlite:///outlast.db")
     command = [sys.executable, "-m", "outlast.cli", "run", *apps, "--url", url, "--grace", str(GRACE)]
     command += ["--json"] if given.as_json else []
+    signal.signal(signal.SIGTERM, _ended)
     say(f"engine {url}, services of {', '.join(apps)}; restarts when a file is saved, Ctrl-C stops")
     files = look(Path.cwd())
     child = _start(command)
@@ -66,9 +69,14 @@ def look(directory: Path) -> Snapshot:
     return found
 
 
+def _ended(number: int, frame: object) -> None:
+    raise SystemExit(0)
+
+
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     # A session of its own, or Ctrl-C would reach it twice: from the terminal and from here.
-    return subprocess.Popen(command, start_new_session=True)
+    env = {**os.environ, SUPERVISOR: str(os.getpid())}
+    return subprocess.Popen(command, start_new_session=True, env=env)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -2,35 +2,74 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections import Counter
+from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
+import pytest
 from examples.shop.chaos import Storm, endure
-from examples.shop.demo import perform
+from examples.shop.demo import PROBLEMS_FOUND, run_demo
+from examples.shop.ledger import Ledger
+from examples.shop.program import shop_file
 from examples.shop.script import Script
 from examples.shop.watch import Sight
 
+SHORT = Script(orders=150, per_second=100, payment_away_seconds=1.0, ordering_away_seconds=0.5)
 
-def unseen(sight: Sight, done: Counter[str] | None = None) -> None:
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the seed, the script is short."""
+    monkeypatch.setattr(Script, "of", classmethod(lambda cls, seed: SHORT))
+
+
+def unseen(sight: Sight, done: Counter[str]) -> None:
     """Nobody watches a test."""
 
 
-async def test_the_demo_ends_with_its_books_in_order(tmp_path: Path) -> None:
-    script = Script(orders=150, per_second=100, payment_away_seconds=1.0, ordering_away_seconds=0.5)
+@pytest.mark.usefixtures("short")
+def test_the_demo_ends_with_its_books_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    code = run_demo(seed=5, keep=None, as_json=True)
 
-    outcome = await perform(script, tmp_path, seed=0, show=unseen)
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0, found
+    assert found["clean"] is True
+    assert (found["seed"], found["orders"]) == (5, 150)
+    assert found["shipped"] + found["refunded"] == 150
+    assert found["refunded"] == found["dead_letters"] == 5
+    assert [kill["service"] for kill in found["killed"]] == ["payment", "ordering"]
+    assert found["killed"][0]["most_waiting"] > 20
+    assert all(found[name] == 0 for name in ("waiting", "lost", "charged_twice", "labelled_twice"))
 
-    assert outcome.is_clean, outcome.as_json()
-    assert outcome.report.orders == 150
-    assert outcome.report.shipped + outcome.report.refunded == 150
-    assert outcome.report.refunded > 0
-    assert [kill.service for kill in outcome.kills] == ["payment", "ordering"]
-    assert outcome.kills[0].most_waiting > 20
+
+@pytest.mark.usefixtures("short")
+def test_the_demo_fails_when_the_books_are_not_in_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bank charges a customer of its own accord, before the demo begins."""
+    with closing(Ledger(tmp_path / "gateway.db")) as ledger:
+        ledger.enter("charge", "10248", Decimal("472.38"), key="the bank's own")
+
+    code = run_demo(seed=1, keep=str(tmp_path), as_json=True)
+
+    found = json.loads(capsys.readouterr().out)
+    assert code == PROBLEMS_FOUND
+    assert (found["clean"], found["charged_twice"], found["contradictions"]) == (False, 1, 1)
+
+
+def test_the_demo_does_not_run_into_files_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shop_file(tmp_path).touch()
+
+    assert run_demo(seed=1, keep=str(tmp_path), as_json=True) == 2
+    assert "has a shop already" in capsys.readouterr().err
 
 
 async def test_a_short_chaos_run_ends_with_its_books_in_order(tmp_path: Path) -> None:
     storm = Storm(
-        kills=10, seed=4, faults=("kill", "stop", "term"), mean_gap_seconds=0.2, longest_away_seconds=0.5
+        kills=10, seed=4, faults=("kill", "kill", "stop", "term"), mean_gap_seconds=0.15, longest_away_seconds=0.3
     )
 
     aftermath = await endure(storm, tmp_path, show=unseen)
@@ -38,3 +77,5 @@ async def test_a_short_chaos_run_ends_with_its_books_in_order(tmp_path: Path) ->
     assert aftermath.is_clean, aftermath.as_text()
     assert aftermath.done["kill"] == 10
     assert aftermath.report.orders > 20
+    with closing(sqlite3.connect(shop_file(tmp_path))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

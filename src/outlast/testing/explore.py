@@ -1,0 +1,223 @@
+"""Searches through the runs of a scenario: every fault at every effect, every order of a race, or many seeds.
+
+    explore(orders, [ordering, payment, warehouse])
+
+A scenario is a function of a `Simulation`: it sends messages, runs the world, and asserts what must hold. The
+first run that breaks a rule is shortened until nothing can be left out, and raised as `Broken`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+from outlast.errors import OutlastError
+from outlast.runtime.service import Service
+from outlast.testing.faults import Faults
+from outlast.testing.simulation import Broken, Simulation
+from outlast.testing.stage import NEVER_FAILS, Plot
+from outlast.testing.tape import CRASHES, ERRORS, Fault, Tape
+
+Scenario = Callable[[Simulation], None]
+
+EVERY_FAULT = (*CRASHES, *ERRORS)
+RACES = frozenset({"receive", "first sight", "load", "commit", "handler"})
+"""The effects by which processes can notice each other."""
+REPEATED = 50
+"""Every so many runs one is repeated, to see that it does the same."""
+
+
+@dataclass(slots=True)
+class Explored:
+    """What a search went through without finding anything."""
+
+    runs: int = 0
+    effects: int = 0
+    """Effects in all runs together."""
+    repeated: int = 0
+    """Runs that were repeated, and did the same."""
+    is_complete: bool = True
+    """False if there was more to search than `limit`."""
+    seen: Counter[str] = field(default_factory=Counter[str])
+    """Rare situations, by the number of times that they were met."""
+
+    def __str__(self) -> str:
+        rest = "" if self.is_complete else " (not all)"
+        return f"{self.runs:,} runs{rest}, {self.effects:,} effects, {self.repeated:,} runs repeated alike"
+
+    def must_have_seen(self, *situations: str) -> None:
+        """Raises `AssertionError` if one of these was never met: then the search is blind for it."""
+        missing = [situation for situation in situations if not self.seen[situation]]
+        if missing:
+            raise AssertionError(
+                f"the search never met: {', '.join(missing)}. It met {', '.join(sorted(self.seen))}. Sharpen the "
+                "scenario, or raise the rate of the faults that lead there."
+            )
+
+
+@dataclass(slots=True)
+class Run:
+    """One run that went well."""
+
+    trace: Sequence[tuple[str, str]]
+    options: Sequence[int]
+    hash: str
+    seen: Counter[str]
+
+
+def explore(
+    scenario: Scenario,
+    services: Sequence[Service],
+    *,
+    faults: Iterable[Fault] = EVERY_FAULT,
+    pairs: bool = False,
+    engine: str = "memory",
+    workers: int = 1,
+    batch: int = 256,
+) -> Explored:
+    """Runs the scenario once for every one of these faults at every effect; with `pairs`, for every two of them.
+
+    The second fault of a pair is looked for in the run that has the first, so it may fall into the recovery.
+    """
+    plot = Plot(services=services, engine=engine, workers=workers, batch=batch)
+    kinds = tuple(faults)
+    found = Explored()
+    usual = _counted(scenario, plot, found)
+    for tape in _with_one_more(Tape(), usual, kinds):
+        run = _counted(scenario, replace(plot, tape=tape), found)
+        if pairs:
+            for pair in _with_one_more(tape, run, kinds):
+                _counted(scenario, replace(plot, tape=pair), found)
+    return found
+
+
+def interleave(
+    scenario: Scenario,
+    services: Sequence[Service],
+    *,
+    workers: int = 2,
+    batch: int = 256,
+    choice_points: frozenset[str] = RACES,
+    tape: Tape | None = None,
+    limit: int = 100_000,
+) -> Explored:
+    """Runs the scenario in every order in which its processes can get to these effects.
+
+    Keep the scenario small: the number of orders grows very fast. Beyond `limit` runs the search ends.
+    """
+    plot = Plot(services=services, workers=workers, batch=batch, choice_points=choice_points)
+    faults = tape.faults if tape is not None else {}
+    found = Explored()
+    order: list[int] = []
+    while True:
+        run = _counted(scenario, replace(plot, tape=Tape(faults, dict(enumerate(order)))), found)
+        # Depth first: the last choice that has another option takes it, and what follows begins anew.
+        taken = [*order, *[0] * (len(run.options) - len(order))][: len(run.options)]
+        while taken and taken[-1] + 1 >= run.options[len(taken) - 1]:
+            taken.pop()
+        if not taken:
+            return found
+        taken[-1] += 1
+        order = taken
+        if found.runs >= limit:
+            found.is_complete = False
+            return found
+
+
+def search(
+    scenario: Scenario,
+    services: Sequence[Service],
+    *,
+    seeds: Iterable[int],
+    faults: Callable[[int], Faults] = Faults.swarm,
+    engine: str = "memory",
+    workers: Callable[[int], int] = lambda seed: 1 + seed % 2,
+    batch: int = 256,
+) -> Explored:
+    """Runs the scenario once for each seed, with the faults and the workers that `faults` and `workers` give it."""
+    found = Explored()
+    for seed in seeds:
+        plot = Plot(
+            services=services, seed=seed, faults=faults(seed), engine=engine, workers=workers(seed), batch=batch
+        )
+        _counted(scenario, plot, found)
+    return found
+
+
+def shrink(scenario: Scenario, plot: Plot, broken: Broken) -> Broken:
+    """The shortest tape that still breaks a rule: entries are left out as long as any can be."""
+    best = broken
+    shorter = True
+    while shorter:
+        shorter = False
+        for tape in _with_one_less(best.tape):
+            attempt = _broken(scenario, replace(plot, faults=NEVER_FAILS, tape=tape))
+            if attempt is not None and len(attempt.tape) < len(best.tape):
+                best, shorter = attempt, True
+                break
+    return best
+
+
+def _counted(scenario: Scenario, plot: Plot, found: Explored) -> Run:
+    run = _run(scenario, plot)
+    found.runs += 1
+    found.effects += len(run.trace)
+    found.seen.update(run.seen)
+    if found.runs % REPEATED == 1:
+        found.repeated += 1
+        again = _run(scenario, plot)
+        if again.hash != run.hash:
+            raise AssertionError(
+                f"seed {plot.seed}, tape {str(plot.tape)!r} did something else when it was repeated. Something in the "
+                "services depends on the clock, on chance, or on the order of a set; take it from Context, or "
+                "override it."
+            )
+    return run
+
+
+def _run(scenario: Scenario, plot: Plot) -> Run:
+    """One run. Raises `Broken`, shortened, with the story."""
+    found = _attempt(scenario, plot)
+    if isinstance(found, Run):
+        return found
+    raise shrink(scenario, plot, found) from None
+
+
+def _broken(scenario: Scenario, plot: Plot) -> Broken | None:
+    found = _attempt(scenario, plot)
+    return found if isinstance(found, Broken) else None
+
+
+def _attempt(scenario: Scenario, plot: Plot) -> Run | Broken:
+    with Simulation.of(replace(plot, overrides={})) as simulation:
+        try:
+            scenario(simulation)
+        except Broken as broken:
+            return broken
+        except (AssertionError, OutlastError) as error:
+            return simulation.broken([*simulation.stage.books.problems, f"{type(error).__name__}: {error}"])
+        stage = simulation.stage
+        return Run(stage.trace, stage.options, simulation.hash, simulation.seen)
+
+
+def _with_one_more(tape: Tape, run: Run, kinds: Sequence[Fault]) -> Iterator[Tape]:
+    """This tape and one more fault, at any effect after those that it has."""
+    first = max(tape.faults, default=-1) + 1
+    for number in range(first, len(run.trace)):
+        for kind in kinds:
+            yield Tape({**tape.faults, number: kind}, tape.order, tape.skews)
+
+
+def _with_one_less(tape: Tape) -> Iterator[Tape]:
+    """This tape without one entry, for each; and first, without half of those that only concern the order."""
+    half = sorted(tape.order)[: len(tape.order) // 2]
+    if half:
+        yield replace(tape, order={n: c for n, c in tape.order.items() if n not in half})
+        yield replace(tape, order={n: c for n, c in tape.order.items() if n in half})
+    yield from chain(
+        (tape.without("faults", number) for number in tape.faults),
+        (tape.without("skews", number) for number in tape.skews),
+        (tape.without("order", number) for number in tape.order),
+    )

@@ -1,0 +1,277 @@
+"""Behind a simulation: processes that are started, disturbed and started again, and one sequence of effects."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from outlast.errors import Misuse
+from outlast.ports import Changes, Delivery
+from outlast.runtime.context import Context
+from outlast.runtime.service import Service
+from outlast.signals import Signal, Turned
+from outlast.testing.backstage import Backstage, MemoryBackstage, SqliteBackstage
+from outlast.testing.faults import Faults, FaultyEngine
+from outlast.testing.invariants import Books, short
+from outlast.testing.loop import VirtualLoop
+from outlast.testing.process import POLL, Process, SimulatedWorld
+from outlast.testing.tape import ERRORS, RECEIVING, Dice, Fault, Tape
+from outlast.testing.telling import Line
+
+T = TypeVar("T")
+
+NEVER_FAILS = Faults()
+NO_TAPE = Tape()
+
+
+@dataclass(kw_only=True, slots=True)
+class Plot:
+    """What a run is made of. A run is a function of this, and of nothing else."""
+
+    services: Sequence[Service]
+    seed: int = 0
+    faults: Faults = NEVER_FAILS
+    tape: Tape = NO_TAPE
+    engine: str = "memory"
+    workers: int = 1
+    """Processes of each service."""
+    batch: int = 256
+    choice_points: frozenset[str] | None = None
+    """If set, only these effects let other processes go first; for all interleavings of a few."""
+    overrides: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+
+class Outside:
+    """The process of whoever looks on: a client or a driver. Nothing ever fails there."""
+
+    name = ""
+    is_over = False
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    async def effect(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        return await call()
+
+    def hand_over(self, service: str, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        return deliveries
+
+    def hears(self, notify: Callable[[], None]) -> Callable[[], None]:
+        return notify
+
+    def wrote(self, service: str, changes: Changes) -> None:
+        self.stage.wrote(self, service, changes)
+
+
+class Stage:
+    """Runs the processes of a plot. Everything that happens in them passes through `stand`."""
+
+    def __init__(self, plot: Plot) -> None:
+        if plot.engine not in ("memory", "sqlite"):
+            raise Misuse(f"a simulation was given the engine {plot.engine!r}. It has 'memory' and 'sqlite'.")
+        self.plot = plot
+        self.services = {service.name: service for service in plot.services}
+        self.topics: Mapping[str, list[str]] = {s.name: s.routes.topics for s in plot.services}
+        self.trace: list[tuple[str, str]] = []
+        """Process and name of every effect, in order; the numbers of a tape are positions in it."""
+        self.options: list[int] = []
+        """How many processes could have gone first, for every choice."""
+        self.processes: list[Process] = []
+        self.lines: list[Line] = []
+        self.crashes = 0
+        self.is_over = False
+        self.is_started = False
+        self.is_disturbed = False
+        """Something happened after which a handler may have to run again."""
+        self.faults_met: dict[int, Fault] = {}
+        self.order_met: dict[int, int] = {}
+        self.skews_met: dict[int, int] = {}
+        self.pending = 0
+        """What will still happen from outside: restarts, processes that go on."""
+        self._is_random = plot.faults != NEVER_FAILS
+        self._rates = {receives: plot.faults.rates(is_receiving=receives) for receives in (False, True)}
+        self._dice = Dice(plot.seed)
+        self._world_dice = Dice(plot.seed + 1)
+        self._ids = 0
+        self._nudged_at: datetime | None = None
+        self._handed: dict[str, list[Delivery]] = {}
+        self._runs: Counter[tuple[str, str, int]] = Counter()
+        self._context = copy_context()
+        self.loop = VirtualLoop(self._choose, self._is_quiet)
+        skew = max([plot.faults.skew_seconds, *map(abs, plot.tape.skews.values())])
+        self.books = Books(self._subscribers, skew=timedelta(seconds=skew))
+        self.backstage: Backstage = MemoryBackstage() if plot.engine == "memory" else SqliteBackstage()
+        self.world = SimulatedWorld(self.loop, self._new_id, self._world_dice)
+        inner = self.backstage.connect(self.world)
+        self.engine = FaultyEngine(inner, Outside(self), self.books, self.backstage.turnstile)
+
+    @property
+    def met(self) -> Tape:
+        """All that went otherwise than usual so far."""
+        return Tape(dict(self.faults_met), dict(self.order_met), dict(self.skews_met))
+
+    def start(self) -> None:
+        """Starts every service, once."""
+        if self.is_over:
+            raise Misuse("this simulation is closed. Make a new one for another run.")
+        if not self.is_started:
+            self.is_started = True
+            for name, topics in self.topics.items():
+                self.loop.run_until_complete(self.engine.inner.declare(name, topics))
+            for name in self.services:
+                for _ in range(self.plot.workers):
+                    self.begin(name)
+
+    def close(self) -> None:
+        """Ends the world, without letting anything in it tidy up."""
+        if not self.is_over:
+            self.is_over = True
+            self.loop.close()
+            self.backstage.close()
+
+    def alive(self, service: str) -> list[Process]:
+        """The processes of a service."""
+        return [p for p in self.processes if p.service.name == service and not p.is_dead]
+
+    async def stand(self, process: Process, effect: str) -> Fault | None:
+        if self.plot.choice_points is None or effect in self.plot.choice_points:
+            await self.loop.stand()
+        number = len(self.trace)
+        self.trace.append((process.name, effect))
+        fault = self._fault_at(number, effect)
+        if fault is not None:
+            self.faults_met[number] = fault
+            self.note(process, f"{str(fault).upper()} at {effect} (effect {number})")
+            if fault not in ERRORS:
+                self.is_disturbed = True
+        return fault
+
+    def _fault_at(self, number: int, effect: str) -> Fault | None:
+        if not self._is_random:
+            fault = self.plot.tape.faults.get(number)
+            return fault if effect == "receive" or fault not in RECEIVING else None
+        rest = self._dice.throw()
+        for rate, fault in self._rates[effect == "receive"]:
+            rest -= rate
+            if rest < 0:
+                return fault
+        return None
+
+    def _choose(self, options: int) -> int:
+        number = len(self.options)
+        self.options.append(options)
+        if not self._is_random:
+            choice = min(self.plot.tape.order.get(number, 0), options - 1)
+        elif self.plot.faults.shuffle and self._dice.throw() < self.plot.faults.shuffle:
+            choice = self._dice.below(options)
+        else:
+            choice = 0
+        if choice:
+            self.order_met[number] = choice
+        return choice
+
+    def _is_quiet(self) -> bool:
+        if not self.pending and self.backstage.is_idle() and not any(p.is_paused for p in self.processes):
+            return True
+        expiry = self.backstage.next_expiry(self.world.now())
+        if expiry is not None and expiry != self._nudged_at:
+            self._nudged_at = expiry
+            self.loop.call_later((expiry - self.world.now() + POLL).total_seconds(), self._wake, context=self._context)
+        return False
+
+    def _wake(self) -> None:
+        self._nudged_at = None
+        for process in self.processes:
+            if not process.is_dead:
+                process.wake()
+
+    def ended(self, process: Process, restart_seconds: float) -> None:
+        if process.is_dead:
+            return
+        if not process.is_ready and process.name[-2:] != ".1":
+            self.books.seen["crash during recovery"] += 1
+        self.is_disturbed = True
+        self.crashes += 1
+        process.is_dead = True
+        self.note(process, "is dead")
+        assert process.engine is not None
+        self.backstage.kill(process.engine.inner)
+        if self.backstage.turnstile is not None:
+            self.backstage.turnstile.forget(process)
+        self.outside(restart_seconds, self.begin, process.service.name)
+
+    def outside(self, delay_seconds: float, call: Callable[..., None], *args: Any) -> None:
+        def run() -> None:
+            self.pending -= 1
+            call(*args)
+
+        self.pending += 1
+        self.loop.call_later(delay_seconds, run, context=self._context)
+
+    def ran(self, process: Process, context: Context) -> None:
+        run = (process.service.name, context.message_id, context.attempt)
+        self._runs[run] += 1
+        if self._runs[run] > 1:
+            self.books.seen["handler run again"] += 1
+            if not self.is_disturbed:
+                self.books.forbid(
+                    "I2",
+                    f"{process.name} ran a handler again for #{short(context.message_id)}, attempt "
+                    f"{context.attempt}, though no process had died or stood still",
+                )
+
+    def wrote(self, process: Any, service: str, changes: Changes) -> None:
+        self.lines.append(Line(self.loop.time(), process.name, changes))
+        self.books.committed(service, changes, self.world.now())
+
+    def observe(self, process: Process, signal: Signal) -> None:
+        if not isinstance(signal, Turned):
+            self.books.seen[type(signal).__name__] += 1
+
+    def failed(self, process: Process, error: BaseException) -> None:
+        self.books.forbid("I12", f"the worker {process.name} ended by {type(error).__name__}: {error}")
+
+    def repeat(self, service: str, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        receipts = {delivery.receipt for delivery in deliveries}
+        before = [d for d in self._handed.get(service, ()) if d.receipt not in receipts]
+        return [*deliveries, before[self._ids % len(before)]] if before else deliveries
+
+    def handed(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            self._handed.setdefault(service, []).extend(deliveries[:4])
+            self.books.received(service, deliveries, self.world.now())
+
+    def note(self, process: Process | None, text: str) -> None:
+        self.lines.append(Line(self.loop.time(), process.name if process is not None else "", text))
+
+    def begin(self, name: str) -> None:
+        """Starts one process of the service."""
+        number = len(self.processes)
+        skew = self._skew(number)
+        generation = 1 + sum(process.service.name == name for process in self.processes)
+        world = SimulatedWorld(self.loop, self._new_id, self._world_dice, skew_seconds=skew)
+        process = Process(f"{name}.{generation}", self.services[name], self, world)
+        self.processes.append(process)
+        if generation > self.plot.workers:
+            self.note(process, "starts")
+        engine = FaultyEngine(self.backstage.connect(world), process, self.books, self.backstage.turnstile)
+        process.start(engine, batch=self.plot.batch, overrides=self.plot.overrides)
+
+    def _skew(self, number: int) -> int:
+        limit = self.plot.faults.skew_seconds
+        skew = self._dice.below(2 * limit + 1) - limit if limit else self.plot.tape.skews.get(number, 0)
+        if skew:
+            self.skews_met[number] = skew
+            self.is_disturbed = True  # what one clock has claimed may be free by another
+        return skew
+
+    def _subscribers(self, topic: str) -> list[str]:
+        return [name for name, topics in self.topics.items() if topic in topics]
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"00000000-0000-7000-8000-{self._ids:012}"

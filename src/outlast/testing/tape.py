@@ -1,0 +1,116 @@
+"""What went otherwise than usual in one simulated run, small enough to print, and the dice that choose it.
+
+A tape names what is unusual and nothing else: the empty tape is the run in which everything happens in order
+and nothing fails. So a tape is shortened by leaving entries out, and a shorter tape tells a shorter story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from outlast.errors import Misuse
+
+_MASK = (1 << 64) - 1
+
+
+class Fault(StrEnum):
+    """What can go wrong at one effect of a process."""
+
+    CRASH_BEFORE = "crash-before"
+    """The process dies; the effect does not happen."""
+    CRASH_AFTER = "crash-after"
+    """The effect happens; the process dies before it learns so."""
+    ERROR_BEFORE = "error-before"
+    """The engine cannot be reached; nothing happened."""
+    ERROR_AFTER = "error-after"
+    """The outcome is unknown: the effect happened, and the process is told that it failed."""
+    PAUSE = "pause"
+    """The whole process stands still for longer than its claims are valid, and then goes on."""
+    DELAY = "delay"
+    """This effect takes some seconds; everything else goes on."""
+    DUPLICATE = "duplicate"
+    """What was handed over (and perhaps handled) before is handed over again."""
+    REORDER = "reorder"
+    """What is waiting is handed over in the opposite order."""
+    PARTIAL = "partial"
+    """Of what is waiting only the first message is handed over."""
+    DEAF = "deaf"
+    """Notifications do not reach this process until its next poll."""
+    AWAY = "away"
+    """The process dies, and its service is away for hours."""
+
+
+CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
+ERRORS = (Fault.ERROR_BEFORE, Fault.ERROR_AFTER)
+RECEIVING = (Fault.DUPLICATE, Fault.REORDER, Fault.PARTIAL)
+"""Faults that only an effect that receives messages can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """What to do otherwise: faults by the number of the effect, and who goes first by the number of the choice."""
+
+    faults: Mapping[int, Fault] = field(default_factory=dict[int, Fault])
+    order: Mapping[int, int] = field(default_factory=dict[int, int])
+    skews: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Seconds by which the clock of a process is off, by the number of the process."""
+
+    def __str__(self) -> str:
+        words = [f"{number}={fault}" for number, fault in sorted(self.faults.items())]
+        words += [f"order{number}={choice}" for number, choice in sorted(self.order.items())]
+        words += [f"clock{number}={seconds}" for number, seconds in sorted(self.skews.items())]
+        return " ".join(words) or "nothing unusual"
+
+    def __len__(self) -> int:
+        return len(self.faults) + len(self.order) + len(self.skews)
+
+    @classmethod
+    def parse(cls, text: str) -> Tape:
+        """The tape that printed this text. Raises `Misuse`."""
+        faults: dict[int, Fault] = {}
+        order: dict[int, int] = {}
+        skews: dict[int, int] = {}
+        try:
+            for word in [] if text == "nothing unusual" else text.split():
+                name, _, value = word.partition("=")
+                if name.startswith("order"):
+                    order[int(name[5:])] = int(value)
+                elif name.startswith("clock"):
+                    skews[int(name[5:])] = int(value)
+                else:
+                    faults[int(name)] = Fault(value)
+        except ValueError as error:
+            raise Misuse(
+                f"the tape {text!r} cannot be read: {error}. Copy it as it was printed, such as "
+                "'13=crash-after order40=1'."
+            ) from error
+        return cls(faults, order, skews)
+
+    def without(self, kind: str, number: int) -> Tape:
+        """This tape with one entry left out; `kind` is the name of a field."""
+        fields = {"faults": self.faults, "order": self.order, "skews": self.skews}
+        fields[kind] = {n: value for n, value in fields[kind].items() if n != number}  # type: ignore[assignment]
+        return Tape(**fields)  # type: ignore[arg-type]
+
+
+class Dice:
+    """Random numbers that depend on the seed and on nothing else (SplitMix64)."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, seed: int) -> None:
+        self._state = (seed * 0x9E3779B97F4A7C15 + 0x1234567) & _MASK
+
+    def throw(self) -> float:
+        """A number in [0, 1)."""
+        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
+        z = self._state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        return ((z ^ (z >> 31)) >> 11) / (1 << 53)
+
+    def below(self, bound: int) -> int:
+        """A whole number from 0 up to, and without, the bound."""
+        return int(self.throw() * bound)

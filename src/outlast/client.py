@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,14 +13,13 @@ from typing import Any, Self, TypeVar, cast
 
 import msgspec
 
-from outlast.adapters.sqlite import SqliteEngine
 from outlast.core.annotations import answers_of
 from outlast.core.message import Command, Event, Message
 from outlast.core.naming import FAILED, Catalogue, open_packet
 from outlast.core.routing import check_event, owner_of
 from outlast.engines import open_engine
 from outlast.errors import Misuse, NotFound, RequestFailed, RequestTimeout
-from outlast.ports import REPLIES, Changes, Engine, Parcel, Withdrawn, World
+from outlast.ports import REPLIES, Changes, Engine, Parcel, SharesConnection, Withdrawn, World
 from outlast.runtime.post import first_parcel
 
 AnswerT = TypeVar("AnswerT")
@@ -97,6 +96,8 @@ class Client:
         self._owns_engine = engine is None
         self._waiting: set[asyncio.Event] = set()
         self._is_listening = False
+        self._pending: list[tuple[Changes, asyncio.Future[None]]] = []
+        self._committing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         if self._engine is None:
@@ -208,7 +209,7 @@ class Client:
         it is the file's only write transaction.
         """
         engine = self.engine
-        if not isinstance(engine, SqliteEngine):
+        if not isinstance(engine, SharesConnection):
             raise Misuse("client.transaction(connection) needs an engine with a database: sqlite:///file.db.")
         outgoing = Outgoing(self)
         work = await engine.begin_on(connection)
@@ -250,9 +251,39 @@ class Client:
         )
 
     async def _commit(self, changes: Changes) -> None:
+        """Commits together with what other tasks of this process are sending just now: one transaction for all."""
+        loop = asyncio.get_running_loop()
+        committed: asyncio.Future[None] = loop.create_future()
+        self._pending.append((changes, committed))
+        if self._committing is None:
+            self._committing = loop.create_task(self._commit_pending())
+        await committed
+
+    async def _commit_pending(self) -> None:
+        try:
+            while self._pending:
+                pending, self._pending = self._pending, []
+                try:
+                    await self._commit_together([changes for changes, _ in pending])
+                except Exception as error:
+                    for _, committed in pending:
+                        if not committed.done():
+                            committed.set_exception(error)
+                for _, committed in pending:
+                    if not committed.done():
+                        committed.set_result(None)
+        finally:
+            self._committing = None
+
+    async def _commit_together(self, changes: Sequence[Changes]) -> None:
         work = await self.engine.begin("")
         try:
-            await work.commit(changes)
+            await work.commit(
+                Changes(
+                    parcels=[parcel for change in changes for parcel in change.parcels],
+                    withdrawn=[letter for change in changes for letter in change.withdrawn],
+                )
+            )
         except BaseException:
             await work.rollback()
             raise

@@ -223,6 +223,15 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class SharesConnection(Protocol):
+    """An engine whose transactions can run on a connection of the caller's, so that its rows commit with them."""
+
+    async def begin_on(self, connection: Any) -> Work:
+        """A transaction on this connection. Raises `Misuse` if it is open on another database, or in one already."""
+        ...
+
+
 class QueueStatus(Value, frozen=True, kw_only=True):
     """A service as the engine sees it."""
 

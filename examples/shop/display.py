@@ -102,7 +102,7 @@ class LiveScreen:
         self._live.update(Group(services, Text(), orders, Text(), Text(pace, style="dim"), Text()))
 
     def finish(self, outcome: Outcome, *, kept: Path | None) -> None:
-        self._live.console.print("\n".join(summary(outcome, kept)), highlight=False, markup=False)
+        self._live.console.print("\n".join(summary(outcome, kept)), highlight=False, markup=False, soft_wrap=True)
 
 
 def summary(outcome: Outcome, kept: Path | None) -> list[str]:

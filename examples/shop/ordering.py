@@ -104,17 +104,20 @@ ordering = Service("ordering", workflows=[Fulfilment])
 
 
 async def place_order(client: Client, connection: sqlite3.Connection, order: Order) -> None:
-    """Takes an order: when this returns, its row is stored and the rest will happen."""
+    """Takes an order: when this returns, its row is stored and the rest will happen. Once, if it is asked twice."""
     async with client.transaction(connection) as outgoing:
-        connection.execute("INSERT INTO orders VALUES (?, ?, 'placed')", (order.order_id, str(order.total)))
-        outgoing.publish(
-            OrderPlaced(
-                order_id=order.order_id,
-                total=order.total,
-                ship_to=order.ship_to,
-                ship_within=order.ship_within,
-            )
+        row = connection.execute(
+            "INSERT INTO orders VALUES (?, ?, 'placed') ON CONFLICT DO NOTHING", (order.order_id, str(order.total))
         )
+        if row.rowcount:
+            outgoing.publish(
+                OrderPlaced(
+                    order_id=order.order_id,
+                    total=order.total,
+                    ship_to=order.ship_to,
+                    ship_within=order.ship_within,
+                )
+            )
 
 
 @ordering.handles

@@ -49,7 +49,7 @@ class Operations:
         self.world = world
 
     async def status(self) -> Status:
-        """Services, workflows and what needs a person. A very long queue is estimated, not counted."""
+        """Services, workflows and what needs a person."""
         queues = list(await self.inspector.queues())
         return Status(
             at=self.world.now(),

@@ -97,6 +97,7 @@ class Pending(Value, frozen=True, kw_only=True):
     due: datetime | None
     attempt: int
     sent_at: datetime
+    body: msgspec.Raw
 
 
 class Failure(Value, frozen=True, kw_only=True):
@@ -215,6 +216,7 @@ def pending_of(item: Unhandled, envelope: Envelope, workers: int) -> Pending:
         due=item.due,
         attempt=envelope.attempt,
         sent_at=envelope.sent_at,
+        body=envelope.body,
     )
 
 

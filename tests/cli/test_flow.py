@@ -139,7 +139,7 @@ def test_a_new_project_passes_its_own_tests_and_checks(tmp_path: Path) -> None:
 def test_a_new_project_is_in_good_style(tmp_path: Path, command: list[str]) -> None:
     outlast(tmp_path, "new", "store")
 
-    subprocess.run([sys.executable, "-m", *command, "--isolated", "store"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", *command, "--isolated", "."], cwd=tmp_path / "store", check=True)
 
 
 @pytest.mark.parametrize(("name", "code"), [("json", 2), ("my-shop", 2), ("class", 2), ("../up", 2), ("taken", 6)])

@@ -39,12 +39,13 @@ def test_an_event_is_published_to_those_who_handle_it(shop: Path) -> None:
 
 
 def test_values_are_converted_to_the_types_of_the_fields(shop: Path) -> None:
-    send(shop, "MakePayment", "order_id=9", "amount=5.50", 'notes:=["fragile", "left = right"]')
-    send(shop, "MakePayment", "order_id=10=x", "amount=5", "--after", "3600")
+    fields = ["order_id=10=x", "amount=5.50", 'notes:=["fragile", "left = right"]']
 
-    pending = outlast(shop, "failures", "--json").value
-    assert len(pending) == 2
-    assert waiting(shop, "payment", "dated") == 1
+    sent = send(shop, "MakePayment", *fields, "--after", "3600", "--json").value
+
+    (pending,) = outlast(shop, "show", sent["conversation"], "--json").value["pending"]
+    assert pending["body"] == {"order_id": "10=x", "amount": "5.50", "notes": ["fragile", "left = right"]}
+    assert (pending["state"], pending["due"]) == ("dated", sent["due"])
 
 
 @pytest.mark.parametrize(

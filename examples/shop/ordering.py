@@ -104,7 +104,7 @@ ordering = Service("ordering", workflows=[Fulfilment])
 
 
 async def place_order(client: Client, connection: sqlite3.Connection, order: Order) -> None:
-    """Takes an order: when this returns, its row is stored and the rest will happen. Once, if it is asked twice."""
+    """Takes an order, once however often it is asked: when this returns, the rest will happen."""
     async with client.transaction(connection) as outgoing:
         row = connection.execute(
             "INSERT INTO orders VALUES (?, ?, 'placed') ON CONFLICT DO NOTHING", (order.order_id, str(order.total))

@@ -11,9 +11,9 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from outlast.engines import open_engine
+from outlast.engines import inspector_of, open_engine
 from outlast.errors import Misuse, Unavailable
-from outlast.ports import RELAY, Changes, Engine, World
+from outlast.ports import RELAY, Changes, Engine, Inspector, World
 from outlast.runtime.context import bind
 from outlast.runtime.flight import Flight
 from outlast.runtime.host import Host, Letter
@@ -25,6 +25,9 @@ BATCH = 256
 CONCURRENCY = 100
 LEASE = timedelta(seconds=30)
 GRACE = timedelta(seconds=30)
+KEEP_HISTORY = timedelta(days=7)
+CLEAN_EVERY = timedelta(minutes=1)
+CLEANED_AT_ONCE = 500
 POLL = timedelta(seconds=0.25)
 """How long at most a message waits whose notification was lost."""
 
@@ -154,6 +157,10 @@ class Worker:
 
     On entry every service is subscribed and ready; on exit it stops as on SIGTERM: takes no more messages,
     lets running handlers finish for `grace`, and gives back what is left. `run` does the same until a signal.
+
+    `concurrency` bounds the handlers that run at once per service, `batch` the messages per turn, `lease` how long
+    a message stays hidden after the process that handles it has gone silent, `keep_history` how far back
+    conversations can be looked at. `overrides` replaces what services provide, by type, in tests.
     """
 
     def __init__(
@@ -168,6 +175,7 @@ class Worker:
         lease: timedelta = LEASE,
         grace: timedelta = GRACE,
         poll: timedelta = POLL,
+        keep_history: timedelta = KEEP_HISTORY,
         overrides: Mapping[Any, Any] | None = None,
         observe: Observer = unobserved,
         version: str = "",
@@ -182,6 +190,7 @@ class Worker:
         self.world = world
         self.grace = grace
         self.concurrency, self.batch, self.lease, self.poll = concurrency, batch, lease, poll
+        self.keep_history = keep_history
         self.overrides = overrides or {}
         self.observe = harmless(observe)
         self.version = version
@@ -230,6 +239,10 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(station.run()) for station in self.stations]
         self._tasks.append(loop.create_task(relay(engine, world, self.observe, self.poll)))
+        if self._owns_engine:
+            self._tasks.append(
+                loop.create_task(clean(inspector_of(engine), world, self.observe, self.keep_history))
+            )
         for service in self.services:
             self.observe(Started(service.name, type(engine).__name__))
 
@@ -251,7 +264,8 @@ class Worker:
 
     async def _stop(self, grace: timedelta) -> None:
         assert self.engine is not None
-        self._tasks[-1].cancel()
+        for task in self._tasks[len(self.stations) :]:
+            task.cancel()
         for station in self.stations:
             station.is_stopping = True
             station.wake.set()
@@ -309,6 +323,18 @@ async def relay(engine: Engine, world: World, observe: Observer, poll: timedelta
         except Exception as error:  # whatever it is, what is due must not wait for a restart
             observe(Interrupted("relay", error))
         await idle(wake, rest)
+
+
+async def clean(inspector: Inspector, world: World, observe: Observer, keep_history: timedelta) -> None:
+    """Deletes, for ever and little by little, what is kept no longer: history, completed instances."""
+    while True:
+        try:
+            now = world.now()
+            removed = await inspector.clean(now, now - keep_history, CLEANED_AT_ONCE)
+        except Exception as error:  # it is tried again, and nothing else waits for it
+            observe(Interrupted("cleaning", error))
+            removed = 0
+        await asyncio.sleep(1.0 if removed >= CLEANED_AT_ONCE else CLEAN_EVERY.total_seconds())
 
 
 async def run(worker: Worker, *, ready: Callable[[], None] = lambda: None) -> None:

@@ -101,6 +101,7 @@ MIGRATIONS: Sequence[str] = (
         id TEXT PRIMARY KEY,
         at INTEGER NOT NULL
     ) WITHOUT ROWID;
+    CREATE INDEX outlast_sent_at ON outlast_sent (at);
     """,
 )
 

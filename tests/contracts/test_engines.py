@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,20 @@ import pytest
 from outlast.adapters.memory import MemoryEngine, MemoryStore
 from outlast.adapters.sqlite import SqliteEngine
 from outlast.engines import inspector_of
-from outlast.ports import Engine, Inspector, World
-from outlast.testing import EngineContract, Features, Store
+from outlast.errors import OutlastError
+from outlast.ports import (
+    Address,
+    Changes,
+    DeadLetter,
+    Engine,
+    Entry,
+    Inspector,
+    Parcel,
+    Saved,
+    Stash,
+    World,
+)
+from outlast.testing import EngineContract, Features, StillWorld, Store
 
 
 class InMemory:
@@ -50,3 +64,35 @@ class TestSqlite(EngineContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         return InSqlite(tmp_path / "contract.db")
+
+    @pytest.mark.parametrize(
+        "table", ["outlast_history", "outlast_dead", "outlast_stash", "outlast_dated", "outlast_instances"]
+    )
+    async def test_a_write_that_fails_halfway_leaves_nothing(self, tmp_path: Path, table: str) -> None:
+        """OB-20, CP-05: whichever statement of a commit is refused, none of them has happened."""
+        path = tmp_path / "contract.db"
+        engine = SqliteEngine(path, world := StillWorld(), synchronous="NORMAL")
+        inspector, due = inspector_of(engine), world.now() + timedelta(hours=1)
+        with sqlite3.connect(path) as other:
+            other.execute(f"CREATE TRIGGER fault BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'fault'); END")
+        other.close()
+        address = Address("shop", "fulfilment", "1")
+        changes = Changes(
+            parcels=[Parcel("1", b"1", queue="shop"), Parcel("2", b"2", queue="shop", due=due)],
+            saved=[Saved(address, b"{}", 0, "c")],
+            stashed=[Stash(Address("shop", "fulfilment", "2"), b"3", due)],
+            dead=[DeadLetter(id="d", service="shop", packet=b"4", reason="it failed", at=world.now())],
+            history=[Entry("c", world.now(), "shop", "handled", b"5")],
+        )
+
+        work = await engine.begin("shop")
+        with pytest.raises((OutlastError, sqlite3.Error)):
+            await work.commit(changes)
+
+        assert await engine.receive("shop", 9) == []
+        assert await inspector.instances(key="", done=None, limit=9) == []
+        assert await inspector.dead_letters(status="", id="", limit=9) == []
+        assert await inspector.history(conversation="", after=0, limit=9) == []
+        assert await engine.relay(world.now(), 9) is None
+        await (await engine.begin("shop")).rollback()
+        await engine.close()

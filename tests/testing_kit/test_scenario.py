@@ -234,5 +234,6 @@ def test_a_timer_that_was_moved_fires_once_at_its_new_date() -> None:
     scenario = Scenario(Twice).given(Begun(id="1", lines=()))
 
     scenario.advance(hours=1).sends_nothing()
+    assert scenario.outcomes == ()
     scenario.advance(hours=1).sends(Listed)
     scenario.advance(hours=9).sends_nothing()

@@ -127,6 +127,20 @@ async def test_a_retry_that_waits_out_its_delay_is_in_the_story_too(url: str) ->
     assert ask.due is not None
 
 
+async def test_the_story_of_a_key_has_what_came_to_it_from_other_conversations(url: str) -> None:
+    async with system(url) as it:
+        it.is_wise = True
+        async with it.worker(*it.services()):
+            await it.client.publish(Asked(id="7"))
+            await it.client.publish(Asked(id="8"))
+            await it.instance("7", "completed")
+            late = await it.client.publish(Answered(id="7"))
+            story = await it.story("7", lambda story: len(story.timeline) == 4)
+
+    assert [line.outcome for line in story.timeline] == ["started", "handled", "completed", "late"]
+    assert story.timeline[-1].conversation == late.id != story.instances[0].conversation
+
+
 async def test_a_message_that_waits_for_its_instance_is_in_the_story_of_its_conversation(url: str) -> None:
     async with system(url) as it, it.worker(it.services()[0]):
         sent = await it.client.publish(Answered(id="not yet asked"))

@@ -67,10 +67,13 @@ class Operations:
         return [instance_view(row) for row in rows if workflow in ("", row.address.workflow)][:limit]
 
     async def show(self, key: str) -> Story:
-        """Everything about a business key, or a conversation's id. Raises `NotFound`."""
+        """Everything about a business key, or a conversation's id. Raises `NotFound`.
+
+        The timeline has the conversations that the key's instances began in, and whatever else came to them.
+        """
         instances = await self.instances(key=key)
         conversations = _conversations(key, instances)
-        timeline = [line for id in conversations for line in await self._lines(id, after=0)]
+        timeline = {line.number: line for id in conversations for line in await self._lines(id, key)}
         pending = [item for id in conversations for item in await self._pending(id)]
         failures = [
             failure_of(item)
@@ -82,8 +85,8 @@ class Operations:
                 f"nothing is known under {key!r}: no workflow instance has it as its key, and no conversation "
                 "has it as its id. It may not have begun, or be older than what is kept. See `outlast list`."
             )
-        timeline.sort(key=lambda line: line.number)
-        return Story(key=key, instances=instances, timeline=timeline, pending=pending, failures=failures)
+        lines = [timeline[number] for number in sorted(timeline)]
+        return Story(key=key, instances=instances, timeline=lines, pending=pending, failures=failures)
 
     async def follow(self, key: str, *, poll: timedelta = timedelta(milliseconds=200)) -> AsyncIterator[Line]:
         """The history of a key from its beginning, and then as it happens, until its instances are completed.
@@ -91,12 +94,15 @@ class Operations:
         Waits when there is nothing yet. A conversation without an instance is followed for ever.
         """
         seen: dict[str, int] = {}
+        told: set[int] = set()
         while True:
             instances = await self.instances(key=key)
             for conversation in _conversations(key, instances):
-                for line in await self._lines(conversation, after=seen.get(conversation, 0)):
+                for line in await self._lines(conversation, key, after=seen.get(conversation, 0)):
                     seen[conversation] = line.number
-                    yield line
+                    if line.number not in told:
+                        told.add(line.number)
+                        yield line
             # Read before the lines were: what completed them is among those that have been given out.
             if instances and all(instance.status == "completed" for instance in instances):
                 return
@@ -159,10 +165,10 @@ class Operations:
             )
         return exact[0]
 
-    async def _lines(self, conversation: str, *, after: int) -> list[Line]:
+    async def _lines(self, conversation: str, key: str, *, after: int = 0) -> list[Line]:
         lines: list[Line] = []
         while True:
-            rows = await self.inspector.history(conversation=conversation, after=after, limit=PAGE)
+            rows = await self.inspector.history(conversation=conversation, key=key, after=after, limit=PAGE)
             lines += [line_of(number, entry) for number, entry in rows]
             if len(rows) < PAGE:
                 return lines

@@ -333,12 +333,15 @@ class MemoryInspector:
             for row in reversed(found[-limit:])
         ]
 
-    async def history(self, *, conversation: str, after: int, limit: int) -> Sequence[tuple[int, Entry]]:
+    async def history(
+        self, *, conversation: str, key: str = "", after: int, limit: int
+    ) -> Sequence[tuple[int, Entry]]:
         numbered = enumerate(self.store.entries, start=self.store.forgotten + 1)
         return [
             (number, entry)
             for number, entry in numbered
-            if number > after and (not conversation or entry.conversation == conversation)
+            if number > after
+            and (not (conversation or key) or entry.conversation == conversation or (key and entry.key == key))
         ][:limit]
 
     async def unhandled(self, *, conversation: str, scan: int) -> Sequence[Unhandled]:

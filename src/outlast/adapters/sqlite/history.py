@@ -1,7 +1,7 @@
-"""History, packed: one row per turn, so that writing it costs little, with marks by which to find a conversation.
+"""History, packed: one row per turn, so that writing it costs little, with marks by which entries are found.
 
-A mark is a four-byte checksum of a conversation's id. Looking for one conversation reads the marks of every
-turn (four bytes a message) and then only the entries of turns that have its mark.
+A mark is a four-byte checksum of a conversation's id or of an instance's key. Looking for one of them reads the
+marks of every turn (four bytes for each) and then only the entries of turns that have its mark.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def write(connection: sqlite3.Connection, queue: int, entries: Sequence[Entry]) 
     """Adds the entries of one turn of this queue."""
     checksum = zlib.crc32
     marks = [checksum(e.conversation.encode()) for e in entries]
+    marks += [checksum(e.key.encode()) for e in entries if e.key]
     lines = [
         (e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, e.packet if e.receipt is None else None)
         for e in entries
@@ -52,21 +53,26 @@ def write(connection: sqlite3.Connection, queue: int, entries: Sequence[Entry]) 
     )
 
 
-def read(connection: sqlite3.Connection, *, conversation: str, after: int) -> Iterator[tuple[int, Entry]]:
-    """Numbered entries after number `after`, oldest first; of one conversation, or of all if it is empty."""
-    mark = struct.pack("<I", zlib.crc32(conversation.encode())) if conversation else b""
+def read(
+    connection: sqlite3.Connection, *, conversation: str, key: str = "", after: int
+) -> Iterator[tuple[int, Entry]]:
+    """Numbered entries after number `after`, oldest first; of this conversation and of instances with this key,
+    or of all if both are empty.
+    """
+    marks_wanted = [struct.pack("<I", zlib.crc32(name.encode())) for name in (conversation, key) if name]
     turns = connection.execute(
         "SELECT h.number, h.queue, q.name, h.at, h.marks FROM outlast_history h "
         "JOIN outlast_queues q ON q.id = h.queue WHERE h.number >= ? ORDER BY h.number",
         (after >> PLACES,),
     )
     for turn, queue, service, at, marks in turns:
-        if mark not in marks:
+        if marks_wanted and not any(mark in marks for mark in marks_wanted):
             continue
         found = connection.execute("SELECT entries FROM outlast_history WHERE number = ?", (turn,)).fetchone()
         for place, line in enumerate(_decode(found[0]) if found else ()):
             number = (turn << PLACES) + place
-            if number > after and conversation in ("", line.conversation):
+            is_wanted = not marks_wanted or line.conversation == conversation or (key and line.key == key)
+            if number > after and is_wanted:
                 packet = line.packet if line.packet is not None else _packet(connection, queue, line.receipt)
                 yield (
                     number,

@@ -118,8 +118,11 @@ class SqliteInspector:
             for service, workflow, key, version, done, conversation, started_at, changed_at, state in rows
         ]
 
-    async def history(self, *, conversation: str, after: int, limit: int) -> Sequence[tuple[int, Entry]]:
-        return list(islice(read(self.engine.connection, conversation=conversation, after=after), limit))
+    async def history(
+        self, *, conversation: str, key: str = "", after: int, limit: int
+    ) -> Sequence[tuple[int, Entry]]:
+        found = read(self.engine.connection, conversation=conversation, key=key, after=after)
+        return list(islice(found, limit))
 
     async def unhandled(self, *, conversation: str, scan: int) -> Sequence[Unhandled]:
         execute, now = self.engine.connection.execute, micros(self.engine.world.now())

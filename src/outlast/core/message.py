@@ -38,9 +38,7 @@ if TYPE_CHECKING:
         __owner__: ClassVar[str | None]
         __struct_fields__: ClassVar[tuple[str, ...]]
 
-        def __init_subclass__(
-            cls, *, to: str | None = None, name: str | None = None, version: int = 1
-        ) -> None: ...
+        def __init_subclass__(cls, *, to: str | None = None, name: str | None = None, version: int = 1) -> None: ...
 
 else:
 

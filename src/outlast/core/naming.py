@@ -8,12 +8,13 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
+from outlast.core import foreign
 from outlast.core.message import Envelope, Failed, Message, is_failure
 from outlast.errors import BadMessage, Undecodable, UnknownMessage
 
 FAILED = "failed:"
 
-encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=foreign.write).encode
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 
 
@@ -78,7 +79,7 @@ class Catalogue:
                 f"class {getattr(kind, '__name__', kind)}(..., name='...')."
             )
         if name not in self._decoders:
-            self._decoders[name] = msgspec.json.Decoder(kind).decode
+            self._decoders[name] = msgspec.json.Decoder(kind, dec_hook=foreign.read).decode
         return name
 
     def decode(self, envelope: Envelope) -> Message:

@@ -121,9 +121,7 @@ class Routes:
     def add_workflow(self, plan: Plan) -> None:
         """Raises `BadHandler` when the service has a workflow of this name."""
         if plan.name in self.plans:
-            raise BadHandler(
-                f"service {self.service!r} has two workflows named {plan.name!r}. Give one another name=."
-            )
+            raise BadHandler(f"service {self.service!r} has two workflows named {plan.name!r}. Give one another name=.")
         self.plans[plan.name] = plan
         for name, kind in plan.kinds.items():
             self.catalogue.add(kind)
@@ -156,8 +154,7 @@ def owner_of(command: Message, to: str | None = None) -> str:
     """The service that a command goes to. Raises `Unroutable`."""
     if not is_command(command):
         raise Unroutable(
-            f"send was given the event {name_of(command)!r}. Commands are sent to their owner; "
-            "an event is published."
+            f"send was given the event {name_of(command)!r}. Commands are sent to their owner; an event is published."
         )
     owner = to or type(command).__owner__
     if not owner:
@@ -172,6 +169,5 @@ def check_event(event: Message) -> None:
     """Raises `Unroutable` for a command."""
     if not isinstance(event, Event):
         raise Unroutable(
-            f"publish was given the command {name_of(event)!r}. An event is published; a command is sent to its "
-            "owner."
+            f"publish was given the command {name_of(event)!r}. An event is published; a command is sent to its owner."
         )

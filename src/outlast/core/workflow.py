@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transf
 
 import msgspec
 
+from outlast.core import foreign
 from outlast.core.annotations import hints_of, incoming, name_of_function, outgoing, parameters_of
 from outlast.core.message import Envelope, Event, Message, kebab
 from outlast.core.naming import encode, name_of, name_of_type
@@ -62,9 +63,7 @@ else:
     class WorkflowMeta(msgspec.StructMeta):
         """Makes a workflow class: a mutable struct whose fields are the state of one instance."""
 
-        def __new__(
-            mcls, class_name, bases, namespace, *, key="", name=None, keep=KEEP_DEFAULT, stash=STASH_DEFAULT
-        ):
+        def __new__(mcls, class_name, bases, namespace, *, key="", name=None, keep=KEEP_DEFAULT, stash=STASH_DEFAULT):
             cls = super().__new__(mcls, class_name, bases, namespace, kw_only=True, dict=True)
             cls.__options__ = Options(key=key, name=name or kebab(class_name), keep=keep, stash=stash)
             return cls
@@ -445,7 +444,7 @@ def plan_of(cls: type[Workflow]) -> Plan:
         kinds=kinds,
         listens_to_failures=frozenset(name for name in steps if name.startswith("failed:")),
         record=record,
-        decode=msgspec.json.Decoder(record).decode,
+        decode=msgspec.json.Decoder(record, dec_hook=foreign.read).decode,
     )
 
 
@@ -484,9 +483,7 @@ def _steps(cls: type[Workflow], method: Callable[..., Any]) -> list[tuple[Any, S
     return [(kind, Step(method, is_start, _key_of(cls, kind, key, is_start, where), returns)) for kind in kinds]
 
 
-def _key_of(
-    cls: type[Workflow], kind: Any, key: KeyOf, is_start: bool, where: str
-) -> Callable[[Any], object] | None:
+def _key_of(cls: type[Workflow], kind: Any, key: KeyOf, is_start: bool, where: str) -> Callable[[Any], object] | None:
     if callable(key):
         return key
     fields = getattr(kind, "__struct_fields__", ())

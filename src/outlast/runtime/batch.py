@@ -131,7 +131,10 @@ class Batch:
         envelope = letter.envelope
         assert envelope is not None
         now, new_id = self.now, self.host.world.new_id
-        parcels = [next_parcel(m, envelope, id=new_id(), sender=self.host.name, now=now) for m in messages]
+        sender = self.host.name
+        parcels: list[Parcel] = []
+        for message in messages:
+            parcels.append(next_parcel(message, envelope, id=new_id(), sender=sender, now=now))
         decided: list[tuple[Instance, Decision]] = []
         undo: list[tuple[Instance, Snapshot]] = []
         try:
@@ -162,20 +165,16 @@ class Batch:
         return instance
 
     def _parcels(self, instance: Instance, decision: Decision, envelope: Envelope) -> list[Parcel]:
-        plan, now = instance.plan, self.now
-        origin = Origin(self.host.name, plan.name, instance.key)
-        parcels = [
-            next_parcel(
-                message,
-                envelope,
-                id=self.host.world.new_id(),
-                sender=self.host.name,
-                now=now,
-                origin=origin,
-                listens_to_failures=plan.listens_to_failures,
+        plan, now, sender, new_id = instance.plan, self.now, self.host.name, self.host.world.new_id
+        origin = Origin(sender, plan.name, instance.key)
+        parcels: list[Parcel] = []
+        for message in decision.messages:
+            failures = plan.listens_to_failures
+            parcels.append(
+                next_parcel(
+                    message, envelope, id=new_id(), sender=sender, now=now, origin=origin, listens_to_failures=failures
+                )
             )
-            for message in decision.messages
-        ]
         for name, timer, message in decision.timers:
             if timer not in decision.withdrawn:
                 parcels.append(

@@ -12,9 +12,10 @@ import pytest
 from msgspec import Raw
 
 from outlast import Command, Event, Failed, Message, Workflow, on, starts
+from outlast.core.instance import Decision, Instance, Outcome
 from outlast.core.message import Envelope, Origin
 from outlast.core.naming import encode, name_of
-from outlast.core.workflow import Decision, Instance, Outcome, Plan, plan_of
+from outlast.core.plan import Plan, plan_of
 from outlast.errors import KeyMissing, Misuse
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -111,9 +112,7 @@ TIMER_IDS = count(1)
 
 def envelope(message: Message, **fields: Any) -> Envelope:
     body = Raw(encode(message))
-    return Envelope(
-        **{"id": "m", "type": name_of(message), "conversation": "c", "sent_at": NOW, "body": body} | fields
-    )
+    return Envelope(**{"id": "m", "type": name_of(message), "conversation": "c", "sent_at": NOW, "body": body} | fields)
 
 
 def new_id() -> str:
@@ -360,9 +359,7 @@ def test_a_header_of_someone_else_is_not_ours(origin: Origin) -> None:
 
 def test_a_message_without_a_key_is_refused_with_names_and_values() -> None:
     """SG-24, SG-27"""
-    with pytest.raises(
-        KeyMissing, match=r"Fulfilment cannot find the instance for 'paid' m: it has no value for the"
-    ):
+    with pytest.raises(KeyMissing, match=r"Fulfilment cannot find the instance for 'paid' m: it has no value for the"):
         key_of(Paid())
 
 

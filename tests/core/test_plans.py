@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from outlast import Command, Event, Failed, Workflow, on, starts
-from outlast.core.workflow import listed, plan_of
+from outlast.core.instance import listed
+from outlast.core.plan import plan_of
 from outlast.errors import BadWorkflow, Misuse
 
 

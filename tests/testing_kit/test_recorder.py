@@ -89,9 +89,7 @@ async def test_an_instance_that_never_was_cannot_be_recorded(url: str) -> None:
 
 
 def entry(message_type: str, body: bytes, at: datetime, outcome: str, **more: Any) -> Entry:
-    envelope = Envelope(
-        id=more.pop("id", "m"), type=message_type, conversation="c", sent_at=at, body=Raw(body), **more
-    )
+    envelope = Envelope(id=more.pop("id", "m"), type=message_type, conversation="c", sent_at=at, body=Raw(body), **more)
     return Entry("c", at, "ordering", outcome, encode(envelope), "fulfilment", "o-1")
 
 

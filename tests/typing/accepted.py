@@ -125,9 +125,7 @@ warehouse.provide(Gateway, lambda: Gateway("CHF"))
 
 
 @payment.handles
-async def make_payment(
-    command: MakePayment, gateway: Gateway, context: Context
-) -> PaymentCompleted | PaymentDeclined:
+async def make_payment(command: MakePayment, gateway: Gateway, context: Context) -> PaymentCompleted | PaymentDeclined:
     if command.amount <= 0:
         return PaymentDeclined(order_id=command.order_id, reason="nothing to pay")
     payment_id = await gateway.charge(command.amount, idempotency_key=context.idempotency_key)
@@ -161,9 +159,7 @@ async def client(url: str, connection: sqlite3.Connection) -> None:
                 assert_type(payment_id, str)
             case PaymentDeclined(reason=reason):
                 assert_type(reason, str)
-        assert_type(
-            await client.request(CreateShippingLabel(order_id="1"), timeout=timedelta(1)), ShippingLabelCreated
-        )
+        assert_type(await client.request(CreateShippingLabel(order_id="1"), timeout=timedelta(1)), ShippingLabelCreated)
         async with client.transaction(connection) as outgoing:
             outgoing.send(RefundPayment(payment_id="p"))
             outgoing.publish(OrderPlaced(order_id="2", total=Decimal(1)))
@@ -172,9 +168,7 @@ async def client(url: str, connection: sqlite3.Connection) -> None:
 def test_a_refused_label_is_refunded(scenario: Scenario[Fulfilment]) -> None:
     scenario.when(OrderPlaced(order_id="1", total=Decimal(5))).sends(MakePayment(order_id="1", amount=Decimal(5)))
     scenario.waits(PaymentOverdue, timedelta(hours=24))
-    scenario.when(PaymentCompleted(order_id="1", payment_id="p9")).sends(CreateShippingLabel).state(
-        payment_id="p9"
-    )
+    scenario.when(PaymentCompleted(order_id="1", payment_id="p9")).sends(CreateShippingLabel).state(payment_id="p9")
     assert_type(scenario.workflow, Fulfilment)
     assert scenario.workflow.payment_id == "p9"
     scenario.fails(CreateShippingLabel, reason="no printer").sends(RefundPayment(payment_id="p9")).completes()

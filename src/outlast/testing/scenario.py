@@ -13,9 +13,11 @@ from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 import msgspec
 
 from outlast.core.annotations import answers_of
+from outlast.core.instance import Decision, Instance, Outcome
 from outlast.core.message import Command, Envelope, Message, Origin, is_command
 from outlast.core.naming import Catalogue, name_of, name_of_type, open_packet, type_of
-from outlast.core.workflow import Decision, Instance, Outcome, Plan, Record, Workflow, plan_of
+from outlast.core.plan import Plan, Record, plan_of
+from outlast.core.workflow import Workflow
 from outlast.errors import Misuse
 from outlast.runtime.post import failure_parcel, first_parcel, next_parcel, timer_parcel
 from outlast.testing.difference import differences, fits, listed, show
@@ -278,13 +280,9 @@ class Scenario(Generic[WorkflowT]):
         if is_command(message):
             return None
         kind = type_of(message)
-        return self._command_for(
-            [sent for sent in self._commands if kind in answers_of(type(sent.command))], message
-        )
+        return self._command_for([sent for sent in self._commands if kind in answers_of(type(sent.command))], message)
 
-    def _command_for(
-        self, candidates: Sequence[SentCommand], message: Message | None = None
-    ) -> SentCommand | None:
+    def _command_for(self, candidates: Sequence[SentCommand], message: Message | None = None) -> SentCommand | None:
         """The first without an answer, if there is one; of the instance that the message names."""
         step = self._plan.steps.get(name_of(message)) if message is not None else None
         if step is not None and step.key_of is not None:

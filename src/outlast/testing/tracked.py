@@ -13,7 +13,8 @@ from typing import Any, Self, TypeVar, cast
 from outlast.client import Client, Sent
 from outlast.core.message import Command, Envelope, Event
 from outlast.core.naming import open_packet
-from outlast.core.workflow import Workflow, plan_of
+from outlast.core.plan import plan_of
+from outlast.core.workflow import Workflow
 from outlast.engines import inspector_of
 from outlast.errors import NotFound
 from outlast.ports import DeadLetter, Entry, Inspector, QueueStatus, Unhandled
@@ -55,9 +56,7 @@ class Tracked:
     On exit the services stop as a worker does. Other processes may run services on the same engine.
     """
 
-    def __init__(
-        self, services: Sequence[Service], url: str, *, overrides: Mapping[Any, Any] | None = None
-    ) -> None:
+    def __init__(self, services: Sequence[Service], url: str, *, overrides: Mapping[Any, Any] | None = None) -> None:
         self.worker = Worker(services, url=url, overrides=overrides)
         self.conversations: list[str] = []
         self._stack = AsyncExitStack()

@@ -199,9 +199,7 @@ class InspectorContract(Contract):
 
         assert removed == 2
         assert [await rig.load(address) is None for address in (old, kept, running)] == [True, False, False]
-        assert [entry for _, entry in await rig.inspector.history(conversation="", after=0, limit=9)] == entries[
-            1:
-        ]
+        assert [entry for _, entry in await rig.inspector.history(conversation="", after=0, limit=9)] == entries[1:]
         await rig.commit(Changes(saved=[rig.saved(old, b"again")]), "shop")
         await rig.commit(Changes(parcels=[once]))
         assert await rig.waiting("shop") == [b"1"]

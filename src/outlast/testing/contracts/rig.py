@@ -65,9 +65,7 @@ class Contract:
     @pytest.fixture
     def store(self) -> Store:
         """An empty store; to be overridden."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no fixture named store. Return an empty Store from it."
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no fixture named store. Return an empty Store from it.")
 
 
 def promise(*needs: str) -> Callable[[Method], Callable[..., None]]:

@@ -131,9 +131,7 @@ async def test_what_cannot_be_read_is_set_aside_on_its_first_attempt(url: str, b
 async def test_a_dead_letter_names_the_type_or_field_that_was_wrong(url: str) -> None:
     """PO-03, PO-09: the reason has the unknown name, and the path of the bad field; PO-04: blanks are shown."""
     async with running(url, shop_that_notes([])) as system:
-        await insert(
-            system, packet(type="never-heard-of"), packet(body={"items": [1, "x"]}), packet(type="  ", id="y")
-        )
+        await insert(system, packet(type="never-heard-of"), packet(body={"items": [1, "x"]}), packet(type="  ", id="y"))
         await system.quiet()
         reasons = [letter.reason for letter in await system.dead()]
 

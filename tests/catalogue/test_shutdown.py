@@ -470,9 +470,7 @@ async def test_sigterm_lets_the_handler_finish(sqlite_url: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
-async def test_after_the_grace_period_the_message_is_given_back(
-    sqlite_url: str, tmp_path: Path, kind: str
-) -> None:
+async def test_after_the_grace_period_the_message_is_given_back(sqlite_url: str, tmp_path: Path, kind: str) -> None:
     """SD-06: SIGTERM in a handler of a minute; the process exits with 0, and another worker gets it at once."""
     taken: list[int] = []
     shop = Service("shop")

@@ -273,12 +273,11 @@ async def test_several_relays_fire_a_timer_once(url: str) -> None:
         Worker([Service("s", workflows=[Waiting])], url=url, world=world, poll=timedelta(milliseconds=5))
         for _ in range(4)
     ]
-    async with workers[0], workers[1], workers[2], workers[3]:
-        async with running(url, listener(heard), world=world) as system:
-            await system.client.send_all(*[Opened(key=f"k{n}") for n in range(1000)])
-            await system.quiet(dated=False)
-            world.ahead = DAY * 2
-            await system.quiet()
+    async with workers[0], workers[1], workers[2], workers[3], running(url, listener(heard), world=world) as system:
+        await system.client.send_all(*[Opened(key=f"k{n}") for n in range(1000)])
+        await system.quiet(dated=False)
+        world.ahead = DAY * 2
+        await system.quiet()
 
     assert Counter(heard) == {(f"k{n}", 0): 1 for n in range(1000)}
 

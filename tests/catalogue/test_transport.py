@@ -72,9 +72,7 @@ async def test_a_hundred_messages_of_one_call_keep_their_contents_apart(url: str
     assert seen == {one.id: number for number, one in enumerate(sent)}
 
 
-@pytest.mark.parametrize(
-    "body", [b"", bytes(range(256)), os.urandom(1 << 20)], ids=["empty", "every byte", "one MiB"]
-)
+@pytest.mark.parametrize("body", [b"", bytes(range(256)), os.urandom(1 << 20)], ids=["empty", "every byte", "one MiB"])
 async def test_a_body_is_the_same_at_the_handler_at_the_retry_and_as_a_dead_letter(url: str, body: bytes) -> None:
     """TR-03: bytes survive delivery, retry and setting aside."""
     depot = Service("depot", retry=AT_ONCE)
@@ -608,7 +606,5 @@ def test_an_envelope_reads_back_as_it_was_written() -> None:
 
     again = open_packet(encode(full))
 
-    assert all(
-        getattr(again, name) == getattr(full, name) for name in Envelope.__struct_fields__ if name != "body"
-    )
+    assert all(getattr(again, name) == getattr(full, name) for name in Envelope.__struct_fields__ if name != "body")
     assert bytes(again.body) == bytes(full.body)

@@ -242,9 +242,7 @@ async def test_a_completed_instance_is_not_revived(url: str) -> None:
     """SG-15, CP-22: late messages and starts are noted, nothing is sent, the state stays."""
     heard: list[tuple[str, int]] = []
     async with running(url, Service("s", workflows=[Whole]), listener(heard)) as system:
-        await system.client.send_all(
-            Opened(key="k"), Part(key="k", number=1), Closed(key="k"), Part(key="k", number=2)
-        )
+        await system.client.send_all(Opened(key="k"), Part(key="k", number=1), Closed(key="k"), Part(key="k", number=2))
         await system.client.send_all(Part(key="k", number=3), Opened(key="k"), Closed(key="k"))
         await system.quiet()
         instance = await system.instance("k")
@@ -306,9 +304,7 @@ async def test_what_is_rolled_back_leaves_no_trace(url: str) -> None:
 
 @pytest.mark.parametrize("culprit", ["first", "second", "neither"])
 @pytest.mark.parametrize("exists", [False, True], ids=["created", "changed"])
-async def test_of_two_workflows_on_one_message_both_change_or_neither(
-    url: str, culprit: str, exists: bool
-) -> None:
+async def test_of_two_workflows_on_one_message_both_change_or_neither(url: str, culprit: str, exists: bool) -> None:
     """SG-19: the failure of one undoes the other, and nothing is sent; the neighbour's change stays."""
 
     def workflow(its_name: str) -> type[Workflow]:

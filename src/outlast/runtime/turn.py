@@ -15,7 +15,7 @@ from outlast.errors import Conflict, Unavailable
 from outlast.ports import Delivery
 from outlast.runtime.batch import Batch, addresses
 from outlast.runtime.host import Host, Letter
-from outlast.signals import Overruled, Turned
+from outlast.signals import Interrupted, Overruled, Turned
 
 
 async def turn(host: Host, letters: Sequence[Letter]) -> list[Letter]:
@@ -58,7 +58,10 @@ async def _turn(host: Host, letters: Sequence[Letter]) -> list[Letter]:
             await work.rollback()
             raise
         break
-    await host.engine.acknowledge([letter.delivery for letter in letters])
+    try:
+        await host.engine.acknowledge([letter.delivery for letter in letters])
+    except Exception as error:  # it is committed all the same: what comes again, `first_sight` recognises
+        host.observe(Interrupted(host.name, error))
     for signal in batch.signals:
         host.observe(signal)
     host.observe(Turned(host.name, len(changes.handled), len(changes.claimed), len(changes.parcels)))

@@ -14,7 +14,7 @@ from outlast import Worker
 from outlast.adapters.sqlite.schema import micros
 from outlast.adapters.system import SystemWorld
 from outlast.core.naming import encode
-from outlast.core.workflow import plan_of
+from outlast.core.plan import plan_of
 from outlast.runtime.post import first_parcel
 from outlast.signals import Signal, Turned
 

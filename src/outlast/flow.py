@@ -9,7 +9,7 @@ from typing import Any, get_args
 from outlast.core.annotations import answers_of
 from outlast.core.message import Command, Event
 from outlast.core.naming import FAILED, name_of_type
-from outlast.core.workflow import Plan
+from outlast.core.plan import Plan
 from outlast.runtime.service import Service
 
 OUTSIDE = "outside"

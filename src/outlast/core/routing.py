@@ -19,8 +19,8 @@ from outlast.core.annotations import (
 )
 from outlast.core.message import Command, Event, Message, is_command
 from outlast.core.naming import Catalogue, name_of, name_of_type
+from outlast.core.plan import Plan
 from outlast.core.recovery import Retry
-from outlast.core.workflow import Plan
 from outlast.errors import BadHandler, Unroutable
 
 TIME_LIMIT_DEFAULT = timedelta(seconds=60)

@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from outlast.core.annotations import name_of_function
+from outlast.core.instance import Decision, Instance, Outcome, Snapshot, listed
 from outlast.core.message import Envelope, Message, Origin
+from outlast.core.plan import Plan
 from outlast.core.recovery import RetryAt, SetAside
-from outlast.core.workflow import Decision, Instance, Outcome, Plan, Snapshot, listed
 from outlast.errors import BadHandler, Rejected
 from outlast.ports import Address, Changes, DeadLetter, Entry, Parcel, Saved, Stash, Stored, Withdrawn, Work
 from outlast.runtime.context import Context

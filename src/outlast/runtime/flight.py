@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from outlast.core.workflow import listed
+from outlast.core.instance import listed
 from outlast.errors import TimeLimitExceeded
 from outlast.ports import Delivery
 from outlast.runtime.context import Context

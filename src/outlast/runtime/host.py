@@ -10,8 +10,8 @@ import msgspec
 
 from outlast.core.message import Envelope, Message
 from outlast.core.naming import open_packet
+from outlast.core.plan import Plan
 from outlast.core.recovery import Patience, Retry
-from outlast.core.workflow import Plan
 from outlast.errors import UnknownMessage
 from outlast.ports import Address, Delivery, Engine, World
 from outlast.runtime.context import Bound

@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 
 from outlast.core.message import Message
+from outlast.core.plan import plan_of
 from outlast.core.recovery import Retry
 from outlast.core.routing import TIME_LIMIT_DEFAULT, Routes, handler_plan
-from outlast.core.workflow import Workflow, plan_of
+from outlast.core.workflow import Workflow
 from outlast.errors import BadHandler
 
 MessageT = TypeVar("MessageT", bound=Message)

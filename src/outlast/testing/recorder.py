@@ -14,9 +14,11 @@ from typing import Any, cast
 
 import msgspec
 
+from outlast.core.instance import Outcome
 from outlast.core.message import Command, Envelope, Failed, Message
 from outlast.core.naming import FAILED, Catalogue, open_packet
-from outlast.core.workflow import Outcome, Workflow, plan_of
+from outlast.core.plan import plan_of
+from outlast.core.workflow import Workflow
 from outlast.errors import Misuse, NotFound
 from outlast.ports import Entry, Inspector
 from outlast.testing.scenario import Scenario

@@ -10,7 +10,8 @@ from typing import Any, Self, TypeVar
 
 from outlast.client import Client, Sent
 from outlast.core.message import Command, Event
-from outlast.core.workflow import Workflow, plan_of
+from outlast.core.plan import plan_of
+from outlast.core.workflow import Workflow
 from outlast.errors import Misuse
 from outlast.ports import Address, Changes, DeadLetter
 from outlast.runtime.service import Service

@@ -150,7 +150,7 @@ async def test_a_waiting_worker_costs_next_to_nothing_and_wakes_at_once(sqlite_u
 
 
 async def test_what_a_failing_handler_would_have_sent_is_never_seen(url: str) -> None:
-    """TR-07, TR-09, TR-13: five messages to three services vanish with the attempt that made them."""
+    """TR-07, TR-09: five messages to three services vanish with the attempt that made them."""
     depot = Service("depot", retry=AT_ONCE)
     others = [Service(name) for name in ("one", "two", "three")]
     seen: list[int] = []

@@ -136,9 +136,7 @@ def audit(books: Books, *, is_quiet: bool) -> Report:
         refunded_twice=[id for id, account in accounts.items() if len(account.refunds) > 1],
         labelled_twice=[id for id, account in accounts.items() if account.labels > 1],
         labels_without_payment=[id for id, account in accounts.items() if account.labels and not account.charges],
-        refunded_and_shipped=[
-            id for id, account in accounts.items() if account.is_shipped and account.is_refunded
-        ],
+        refunded_and_shipped=[id for id, account in accounts.items() if account.is_shipped and account.is_refunded],
         contradictions=[*_unlike(rows, accounts), *_unentered(books), *_unasked(books, accounts)],
         repeats_absorbed=books.repeats,
     )
@@ -209,8 +207,7 @@ def read_books(directory: Path, accepted: Collection[str]) -> Books:
             charged=gateway.effects(),
             shipped=carrier.effects(),
             payments=[
-                (id, kind, Decimal(amount))
-                for id, kind, amount in read("SELECT order_id, kind, amount FROM payments")
+                (id, kind, Decimal(amount)) for id, kind, amount in read("SELECT order_id, kind, amount FROM payments")
             ],
             shipments=[id for (id,) in read("SELECT order_id FROM shipments")],
             repeats=gateway.repeats() + carrier.repeats(),

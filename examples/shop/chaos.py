@@ -213,9 +213,7 @@ def run_chaos(storm: Storm, *, keep: str | None, as_json: bool) -> int:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Kills the shop's services again and again, and audits its books."
-    )
+    parser = argparse.ArgumentParser(description="Kills the shop's services again and again, and audits its books.")
     parser.add_argument("--kills", type=int, default=200, help="how many times a process is killed (default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="another number, other moments (default: 1)")
     parser.add_argument("--faults", default="kill", help="what befalls processes: kill,stop,term (default: kill)")

@@ -38,9 +38,7 @@ class Play:
         """Orders flow; two services fall and come back."""
         orders = read_orders()[: self.script.orders]
         async with asyncio.TaskGroup() as acts:
-            acts.create_task(
-                self.stage.storefront.sell(self.stage.client, orders, per_second=self.script.per_second)
-            )
+            acts.create_task(self.stage.storefront.sell(self.stage.client, orders, per_second=self.script.per_second))
             acts.create_task(self._mishaps())
 
     def show(self, sight: Sight) -> None:

@@ -66,8 +66,7 @@ class PlainScreen:
         waiting = "  ".join(f"{service} {sight.waiting.get(service, 0):4}" for service in SERVICES)
         down = f"  DOWN: {', '.join(sight.down)}" if sight.down else ""
         print(
-            f"{sight.seconds:5.1f} s  {orders}   waiting: {waiting}   "
-            f"{sight.handled_per_second:5.0f} messages/s{down}",
+            f"{sight.seconds:5.1f} s  {orders}   waiting: {waiting}   {sight.handled_per_second:5.0f} messages/s{down}",
             flush=True,
         )
 
@@ -96,9 +95,7 @@ class LiveScreen:
         for state in STATES:
             orders.add_column(state, justify="right", min_width=9)
         orders.add_row(*(str(sight.orders.get(state, 0)) for state in STATES))
-        pace = (
-            f"{sight.seconds:.1f} s   {sight.handled} messages handled, {sight.handled_per_second:.0f} per second"
-        )
+        pace = f"{sight.seconds:.1f} s   {sight.handled} messages handled, {sight.handled_per_second:.0f} per second"
         self._live.update(Group(services, Text(), orders, Text(), Text(pace, style="dim"), Text()))
 
     def finish(self, outcome: Outcome, *, kept: Path | None) -> None:

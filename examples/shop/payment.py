@@ -30,14 +30,10 @@ payment.provide(Gateway, open_gateway)
 
 
 @payment.handles
-async def make_payment(
-    command: MakePayment, gateway: Gateway, context: Context
-) -> PaymentCompleted | PaymentDeclined:
+async def make_payment(command: MakePayment, gateway: Gateway, context: Context) -> PaymentCompleted | PaymentDeclined:
     """Charges the card. This may run again after a crash: the gateway knows the key and charges once."""
     try:
-        payment_id = await gateway.charge(
-            command.order_id, command.amount, idempotency_key=context.idempotency_key
-        )
+        payment_id = await gateway.charge(command.order_id, command.amount, idempotency_key=context.idempotency_key)
     except CardDeclined as declined:
         return PaymentDeclined(order_id=command.order_id, reason=str(declined))
     return PaymentCompleted(order_id=command.order_id, payment_id=payment_id, amount=command.amount)

@@ -46,9 +46,7 @@ def test_the_demo_ends_with_its_books_in_order(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("short")
-def test_the_demo_fails_when_the_books_are_not_in_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_fails_when_the_books_are_not_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The bank charges a customer of its own accord, before the demo begins."""
     with closing(Ledger(tmp_path / "gateway.db")) as ledger:
         ledger.enter("charge", "10248", Decimal("472.38"), key="the bank's own")

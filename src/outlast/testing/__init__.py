@@ -1,7 +1,7 @@
 """The test kit: from one workflow without an engine to whole systems.
 
-`Scenario` is given/when/then for one workflow. `Simulation` runs whole services in virtual time, and `explore`,
-`interleave` and `search` go through their crashes and races. `Tracked` runs services on a real engine and knows
+`Scenario` is given/when/then for one workflow. `Simulation` runs whole services in virtual time, and
+`outlast.testing.explore` goes through their crashes and races. `Tracked` runs services on a real engine and knows
 when everything that a message caused is finished. `scenario_of` turns what happened in production into a test.
 `EngineContract` is what every engine passes.
 """
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from outlast.testing.contracts import EngineContract, Features, Store
-    from outlast.testing.explore import explore, interleave, search
     from outlast.testing.faults import Faults
     from outlast.testing.recorder import scenario_of
     from outlast.testing.scenario import Scenario
@@ -26,9 +25,6 @@ __all__ = [
     "Simulation",
     "Faults",
     "Broken",
-    "explore",
-    "interleave",
-    "search",
     "Tracked",
     "Settled",
     "NotSettled",
@@ -42,7 +38,6 @@ __all__ = [
 # Found when first asked for (PEP 562): pytest loads the plugin in every project, and most runs need none of this.
 _HOMES = {
     "contracts": ("EngineContract", "Features", "Store"),
-    "explore": ("explore", "interleave", "search"),
     "faults": ("Faults",),
     "recorder": ("scenario_of",),
     "scenario": ("Scenario",),

@@ -9,7 +9,7 @@ first run that breaks a rule is shortened until nothing can be left out, and rai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -108,7 +108,7 @@ def interleave(
     Keep the scenario small: the number of orders grows very fast. Beyond `limit` runs the search ends.
     """
     plot = Plot(services=services, workers=workers, batch=batch, choice_points=choice_points)
-    faults = tape.faults if tape is not None else {}
+    faults: Mapping[int, Fault] = tape.faults if tape is not None else {}
     found = Explored()
     order: list[int] = []
     while True:

@@ -74,7 +74,11 @@ class Vessel(Protocol):
     """The simulated process that an engine belongs to."""
 
     name: str
-    is_over: bool
+
+    @property
+    def is_over(self) -> bool:
+        """Its process is dead, or the simulation has ended."""
+        ...
 
     async def effect(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         """Carries out one effect, or what the tape says instead."""
@@ -185,7 +189,11 @@ class FaultyWork:
                 self._leave()
             self.vessel.wrote(self.service, changes)
 
-        await self.vessel.effect("commit", commit)
+        try:
+            await self.vessel.effect("commit", commit)
+        except Unavailable:
+            await self.rollback()  # as every engine does whose commit fails
+            raise
 
     async def rollback(self) -> None:
         if self.vessel.is_over:

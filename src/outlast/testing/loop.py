@@ -13,11 +13,12 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from outlast.errors import Misuse, OutlastError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 STEPS_PER_INSTANT = 500_000
 """So many callbacks without any time passing are an endless loop."""
@@ -39,7 +40,14 @@ class Owner(Protocol):
 OWNER: ContextVar[Owner | None] = ContextVar("outlast_simulated_process", default=None)
 
 
-class VirtualLoop(asyncio.AbstractEventLoop):
+# To type checkers an abstract loop must have every method; what this one has not, it must not be asked for.
+if TYPE_CHECKING:
+    _Loop = asyncio.BaseEventLoop
+else:
+    _Loop = asyncio.AbstractEventLoop
+
+
+class VirtualLoop(_Loop):
     """Runs callbacks in order, and jumps to the next date when there are none.
 
     `choose(n)` says which of `n` effects that could happen now happens first. `stalled()` is asked whenever
@@ -59,6 +67,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._is_closed = False
         self.tasks: list[asyncio.Task[Any]] = []
         """Every task that was made: a dead process's tasks must not be tidied up by the garbage collector."""
+        self.halted = ""
+        """If set, why the loop is to stop at once."""
         self.complaints: list[str] = []
         """What callbacks and tasks nobody waits for have raised."""
 
@@ -96,6 +106,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         try:
             while not is_done():
                 self._run_ready()
+                if self.halted:
+                    raise Stuck(self.halted)
                 if is_done() or self._begin_effect():
                     continue
                 if self._stalled():
@@ -155,19 +167,29 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             self._ready.append((handle, owner))
         return True
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         context = copy_context() if context is None else context  # an empty one is false
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append((handle, context.get(OWNER)))
         return handle
 
     def call_later(
-        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Any, *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         context = copy_context() if context is None else context  # an empty one is false
         handle = asyncio.TimerHandle(when, callback, args, self, context)
@@ -216,7 +238,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 try:
-                    task.get_coro().close()  # type: ignore[union-attr]
+                    task.get_coro().close()
                 except (Exception, asyncio.CancelledError):  # what user code does in `finally` counts no more
                     continue
         self.tasks.clear()
@@ -233,10 +255,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             "Give the handler a fake of what it talks to: sim.override(Gateway, FakeGateway())."
         )
 
-    def run_in_executor(self, *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> Any:
         self._refuse("a thread (run_in_executor, to_thread)")
 
-    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> Any:
         self._refuse("a call from another thread")
 
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
@@ -263,11 +287,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
         self._refuse("another program")
 
-    def add_reader(self, *args: Any) -> Any:
+    def add_reader(self, fd: Any, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> Any:
         self._refuse("a file descriptor to be watched")
 
-    def add_writer(self, *args: Any) -> Any:
+    def add_writer(self, fd: Any, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> Any:
         self._refuse("a file descriptor to be watched")
 
-    def add_signal_handler(self, *args: Any) -> Any:
+    def add_signal_handler(self, sig: int, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> Any:
         self._refuse("a signal of the operating system")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from outlast.errors import Misuse
 
@@ -90,9 +91,9 @@ class Tape:
 
     def without(self, kind: str, number: int) -> Tape:
         """This tape with one entry left out; `kind` is the name of a field."""
-        fields = {"faults": self.faults, "order": self.order, "skews": self.skews}
-        fields[kind] = {n: value for n, value in fields[kind].items() if n != number}  # type: ignore[assignment]
-        return Tape(**fields)  # type: ignore[arg-type]
+        fields: dict[str, Mapping[int, Any]] = {"faults": self.faults, "order": self.order, "skews": self.skews}
+        fields[kind] = {n: value for n, value in fields[kind].items() if n != number}
+        return Tape(**fields)
 
 
 class Dice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 import subprocess
 import threading
@@ -26,27 +27,25 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.watchdog = threading.Timer(LONGEST, self.process.kill)
-        self.watchdog.start()
+        self.out, self.err = Lines(self.process.stdout), Lines(self.process.stderr)
 
     def reads(self, text: str) -> str:
-        """Waits for a line of stderr that contains the text. An end of the process ends the test."""
-        return self._line(self.process.stderr, text)
+        """Waits for a line of stderr that contains the text."""
+        return self.err.until(text)
 
     def prints(self, text: str) -> str:
-        return self._line(self.process.stdout, text)
+        """Waits for a line of stdout that contains the text."""
+        return self.out.until(text)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
     def ends(self) -> Said:
-        out, err = self.process.communicate(timeout=LONGEST)
-        self.watchdog.cancel()
-        return Said(self.process.returncode, out, err)
+        """Waits for its end; returns what it said since it was last waited for."""
+        self.process.wait(LONGEST)
+        return Said(self.process.returncode, self.out.rest(), self.err.rest())
 
     def end(self) -> None:
-        """Ends it, if it has not ended, without waiting for whoever else may hold its pipes."""
-        self.watchdog.cancel()
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -54,19 +53,34 @@ class Running:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
 
-    @staticmethod
-    def _line(stream: IO[str] | None, text: str) -> str:
+
+class Lines:
+    """What comes out of a pipe. A thread reads it, so that no wait is for ever, whoever holds the other end."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
         assert stream is not None
+        self.stream = stream
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        with self.stream:
+            for line in self.stream:
+                self.lines.put(line)
+        self.lines.put("")
+
+    def until(self, text: str) -> str:
         seen = ""
-        for line in stream:
+        while line := self.lines.get(timeout=LONGEST):
             seen += line
             if text in line:
                 return line
         raise AssertionError(f"it ended without saying {text!r}, but said: {seen}")
+
+    def rest(self) -> str:
+        return "".join(iter(lambda: self.lines.get(timeout=LONGEST), ""))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LONGEST = 30
+LONGEST = 20
 
 SHOP = '''
 """Three services; payment fails for orders whose id begins with `b`, and dawdles for those with `slow`."""

@@ -20,9 +20,7 @@ def test_status_counts_what_waits_for_a_service_that_is_down(past: Path) -> None
     assert services["payment"]["dead"] == 2
     assert services["payment"]["oldest"].endswith("Z")
     assert services["ordering"]["topics"] == ["label-created", "order-placed", "payment-completed"]
-    assert [(flow["workflow"], flow["running"], flow["done"]) for flow in status["workflows"]] == [
-        ("fulfilment", 3, 1)
-    ]
+    assert [(flow["workflow"], flow["running"], flow["done"]) for flow in status["workflows"]] == [("fulfilment", 3, 1)]
 
 
 def test_status_says_in_words_what_needs_a_person(past: Path) -> None:
@@ -46,20 +44,28 @@ def test_a_piped_answer_has_no_colours_and_no_hints(past: Path) -> None:
 
 
 def test_a_terminal_is_given_colours_and_a_hint_of_what_to_do_next(past: Path) -> None:
+    screen = on_a_terminal(past, "status")
+
+    assert b"\x1b[31m" in screen
+    assert b"Next:" in screen
+    assert b"outlast failures" in screen
+
+
+def test_a_reader_who_wants_no_colours_gets_none(past: Path) -> None:
+    assert b"\x1b[31m" not in on_a_terminal(past, "status", NO_COLOR="1")
+
+
+def on_a_terminal(directory: Path, *arguments: str, **variables: str) -> bytes:
     ours, theirs = pty.openpty()
-    env = {**environment(OUTLAST_URL="sqlite:///shop.db"), "TERM": "xterm-256color", "COLUMNS": "120"}
-    process = subprocess.Popen(command("status"), cwd=past, env=env, stdout=theirs, stderr=theirs)
+    kept = environment(OUTLAST_URL="sqlite:///shop.db", TERM="xterm-256color", COLUMNS="120", **variables)
+    process = subprocess.Popen(command(*arguments), cwd=directory, env=kept, stdout=theirs, stderr=theirs)
     os.close(theirs)
     screen = b""
     while chunk := _read(ours):
         screen += chunk
-    process.wait(10)
     os.close(ours)
-
-    assert process.returncode == 0
-    assert b"\x1b[" in screen
-    assert b"Next:" in screen
-    assert b"outlast failures" in screen
+    assert process.wait(10) == 0
+    return screen
 
 
 def _read(descriptor: int) -> bytes:

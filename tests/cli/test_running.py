@@ -40,7 +40,7 @@ def test_a_second_signal_stops_at_once_and_gives_the_message_back(shop: Path, st
 
     said = worker.ends()
     assert said.code == 0
-    assert "1 messages given back" in said.err
+    assert "messages given back: 1" in said.err
     services = outlast(shop, "status", "--json").value["services"]
     assert [s["waiting"] for s in services if s["service"] == "payment"] == [1]
 
@@ -53,7 +53,7 @@ def test_the_grace_period_ends_the_patience(shop: Path, start) -> None:
 
     worker.signal(signal.SIGTERM)
 
-    assert "1 messages given back" in worker.ends().err
+    assert "messages given back: 1" in worker.ends().err
 
 
 def test_signals_of_the_runtime_are_json_lines(shop: Path, start) -> None:

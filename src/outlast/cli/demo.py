@@ -12,9 +12,7 @@ from outlast.errors import NotFound
 
 @click.command("demo")
 @click.option("--seed", default=1, show_default=True, help="Which failures happen, and when.")
-@click.option(
-    "--keep", metavar="DIRECTORY", help="Keep everything in this empty directory, to look at it afterwards."
-)
+@click.option("--keep", metavar="DIRECTORY", help="Keep everything in this empty directory, to look at it afterwards.")
 @options(url=False)
 def demo_command(given: Given, seed: int, keep: str | None) -> int:
     """Run the example shop through failures and show that nothing is lost.

@@ -109,9 +109,7 @@ def _settles(function: Any) -> Any:
     """The arguments that retry and archive have in common."""
     for option in (
         click.argument("ids", nargs=-1, metavar="[ID]..."),
-        click.option(
-            "--all", "everything", is_flag=True, help="All open ones, or those the next two options select."
-        ),
+        click.option("--all", "everything", is_flag=True, help="All open ones, or those the next two options select."),
         click.option("--service", default="", help="With --all: only those of this service."),
         click.option("--message", default="", help="With --all: only those of this message, by its wire name."),
         click.option("--dry-run", is_flag=True, help="Only say what would be done."),

@@ -94,11 +94,7 @@ def _messages(services: Sequence[Service], modules: Sequence[str]) -> list[type[
                 found[kind] = None
     for module in modules:
         for value in vars(import_module(module.partition(":")[0])).values():
-            if (
-                isinstance(value, type)
-                and issubclass(value, Message)
-                and value.__module__ != "outlast.core.message"
-            ):
+            if isinstance(value, type) and issubclass(value, Message) and value.__module__ != "outlast.core.message":
                 found[value] = None
     return list(found)
 

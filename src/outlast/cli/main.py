@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from outlast.cli.errors import DONE, FAILED, INTERRUPTED, USAGE, exit_code_of, report
+from outlast.cli.errors import DONE, INTERRUPTED, USAGE, exit_code_of, report
 
 COMMANDS = {
     "new": ("new", "Make a project: three services, a workflow, tests and a README."),
@@ -75,13 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        code = outlast.main(list(arguments), prog_name="outlast", standalone_mode=False)
+        color = False if os.environ.get("NO_COLOR") else None
+        code = outlast.main(list(arguments), prog_name="outlast", standalone_mode=False, color=color)
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return USAGE

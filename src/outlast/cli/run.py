@@ -97,7 +97,7 @@ def remarks(signal: Signal) -> None:
         case Interrupted(service, error):
             text = f"{service}: interrupted, and going on as soon as possible: {error}"
         case Stopped(service, released):
-            text = f"{service}: stopped" + (f", {released} messages given back" if released else "")
+            text = f"{service}: stopped" + (f", messages given back: {released}" if released else "")
         case Started() | Turned() | Overruled():
             return
     say(f"{instant(SystemWorld().now())}  {text}")

@@ -226,9 +226,7 @@ async def test_a_dead_letter_that_cannot_be_read_is_shown_and_sent_as_it_is(url:
     async with system(url) as it:
         await it.client.engine.declare("oracle", [])
         work = await it.client.engine.begin("oracle")
-        letter = DeadLetter(
-            id="x1", service="oracle", packet=b"\xff?", reason="unreadable", at=it.client.world.now()
-        )
+        letter = DeadLetter(id="x1", service="oracle", packet=b"\xff?", reason="unreadable", at=it.client.world.now())
         await work.commit(Changes(dead=[letter]))
 
         shown = await it.operations.failure("x1")

@@ -6,6 +6,7 @@ import inspect
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 
@@ -76,7 +77,8 @@ class Batch:
         """
         try:
             if letter.handler is not None and letter.returned is None:
-                self._carry_out(letter, self._call(letter, connection))
+                # In a context of its own: the context variables that it sets are not seen by the next handler.
+                self._carry_out(letter, copy_context().run(self._call, letter, connection))
             else:
                 self._carry_out(letter, letter.returned or [])
         except KeyboardInterrupt:

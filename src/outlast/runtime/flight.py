@@ -146,13 +146,12 @@ class Flight:
         function = handler.plan.function
         message = self.host.message_of(letter)
         if handler.plan.is_async:
-            returned = await function(message, **arguments)
-        else:
-            returned = await in_thread(function, message, **arguments)
-        return listed(returned, function)
+            return listed(await function(message, **arguments), function)
+        # What it returns may be a generator, which has to run in the thread too.
+        return await in_thread(lambda: listed(function(message, **arguments), function))
 
 
-async def in_thread(function: Callable[..., T], /, *args: Any, **arguments: Any) -> T:
+async def in_thread(function: Callable[[], T]) -> T:
     """Calls a function in a thread of its own, and returns what it returned.
 
     A pool would have as many threads as the machine has cores, and the process could not end while one of
@@ -168,36 +167,40 @@ async def in_thread(function: Callable[..., T], /, *args: Any, **arguments: Any)
         if error is None:
             result.set_result(returned)
         elif isinstance(error, StopIteration):  # no future can carry it
-            result.set_exception(RuntimeError(f"{function!r} raised {error!r}"))
+            result.set_exception(RuntimeError(f"the handler raised {error!r}"))
         else:
             result.set_exception(error)
 
     def run() -> None:
         returned, failure = None, None
         try:
-            returned = context.run(function, *args, **arguments)
+            returned = context.run(function)
         except BaseException as error:  # handed to whoever waits
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is gone, and so is everyone who waited
             loop.call_soon_threadsafe(settle, returned, failure)
 
-    threading.Thread(target=run, name=getattr(function, "__name__", "handler"), daemon=True).start()
+    threading.Thread(target=run, name="outlast handler", daemon=True).start()
     return await result
 
 
 class Watched:
-    """Awaits a coroutine, and says so once if it really has to wait."""
+    """Awaits a coroutine, and says so once if it really has to wait.
 
-    __slots__ = ("coroutine", "waits")
+    The coroutine has a context of its own: the context variables that it sets are not seen by the next one.
+    """
+
+    __slots__ = ("context", "coroutine", "waits")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], waits: Callable[[], None]) -> None:
         self.coroutine = coroutine
         self.waits = waits
+        self.context = contextvars.copy_context()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine = self.coroutine
+        coroutine, run = self.coroutine, self.context.run
         try:
-            awaited = coroutine.send(None)
+            awaited = run(coroutine.send, None)
         except StopIteration as stop:
             return stop.value
         self.waits()
@@ -214,6 +217,6 @@ class Watched:
                 step = coroutine.send
                 value = sent
             try:
-                awaited = step(value)
+                awaited = run(step, value)
             except StopIteration as stop:
                 return stop.value

@@ -115,9 +115,7 @@ def problems_of(services: Sequence[Service]) -> list[Problem]:
 def _unreceived(flow: Flow, name: str, senders: Sequence[Node]) -> Problem | None:
     kind, where = flow.kinds[name], ", ".join(dict.fromkeys(node.label for node in senders))
     if not _is_command(kind):
-        text = (
-            f"{where} publishes {name!r}, and no listed service handles it. It reaches nobody, unless others do."
-        )
+        text = f"{where} publishes {name!r}, and no listed service handles it. It reaches nobody, unless others do."
         return Problem("warning", name, where, text)
     owner = kind.__owner__
     if not owner:
@@ -168,9 +166,7 @@ def _timers(plan: Plan) -> set[str]:
     mentioned = {name for step in plan.steps.values() for name in step.method.__code__.co_names}
     returned = {name_of_type(kind) for step in plan.steps.values() for kind in step.returns}
     return {
-        name
-        for name, kind in plan.kinds.items()
-        if name not in returned and getattr(kind, "__name__", "") in mentioned
+        name for name, kind in plan.kinds.items() if name not in returned and getattr(kind, "__name__", "") in mentioned
     }
 
 

@@ -115,9 +115,7 @@ class Operations:
         wanted = LISTED if service or message else limit
         rows = await self.inspector.dead_letters(status=status, id="", limit=wanted)
         return [
-            failure_of(row)
-            for row in rows
-            if service in ("", row.letter.service) and message in ("", row.letter.type)
+            failure_of(row) for row in rows if service in ("", row.letter.service) and message in ("", row.letter.type)
         ][:limit]
 
     async def failure(self, name: str) -> FailureDetail:

@@ -3,7 +3,10 @@
 import asyncio
 import sqlite3
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -731,3 +734,70 @@ async def test_what_is_no_message_is_not_sent(url: str) -> None:
 
     assert len(dead) == 2
     assert all("which is no message" in letter.reason for letter in dead)
+
+
+TENANT: ContextVar[str] = ContextVar("TENANT", default="nobody")
+
+
+@pytest.mark.parametrize("how", ["async", "waiting", "thread", "transaction"])
+async def test_context_variables_of_one_message_do_not_leak_into_the_next(sqlite_url: str, how: str) -> None:
+    """PO-19: what a handler sets (a tenant, a log field) is gone when the next one begins."""
+    shop = Service("shop")
+    seen: list[str] = []
+
+    if how == "thread":
+
+        @shop.handles
+        def work(command: Job) -> None:
+            seen.append(TENANT.get())
+            TENANT.set(f"tenant {command.number}")
+
+    elif how == "transaction":
+
+        @shop.handles
+        async def work_on_rows(command: Job, transaction: Transaction) -> None:
+            seen.append(TENANT.get())
+            TENANT.set(f"tenant {command.number}")
+
+    else:
+
+        @shop.handles
+        async def work_async(command: Job) -> None:
+            seen.append(TENANT.get())
+            token = TENANT.set(f"tenant {command.number}")
+            if how == "waiting":
+                await asyncio.sleep(0.001)
+                assert TENANT.get() == f"tenant {command.number}"
+                TENANT.reset(token)
+
+    async with running(sqlite_url, shop) as system:
+        await system.client.send_all(*[Job(number=number) for number in range(10)])
+        await system.client.send_all(*[Job(number=number) for number in range(10)])
+        await system.quiet()
+        assert await system.dead() == []
+
+    assert seen == ["nobody"] * 20
+
+
+async def test_a_plain_generator_does_its_work_in_the_thread(url: str) -> None:
+    """PO-16: its body runs where it may block, and what it yields is sent."""
+    shop = Service("shop")
+    threads: list[str] = []
+    heard: list[str] = []
+
+    @shop.handles
+    def work(command: Job) -> Iterator[Continued]:
+        for number in range(3):
+            threads.append(threading.current_thread().name)
+            yield Continued(key=str(number))
+
+    @shop.handles
+    async def hear(event: Continued) -> None:
+        heard.append(event.key)
+
+    async with running(url, shop) as system:
+        await system.client.send(Job())
+        await system.quiet()
+
+    assert sorted(heard) == ["0", "1", "2"]
+    assert threading.main_thread().name not in threads

@@ -49,7 +49,7 @@ def failing(retry: Retry, attempts: list[int], error: type[Exception] = ValueErr
     ("immediate", "delayed"), [(0, 0), (3, 0), (0, 3), (2, 3)], ids=["none", "immediate", "delayed", "both"]
 )
 async def test_attempts_are_as_many_as_said(url: str, immediate: int, delayed: int) -> None:
-    """RC-01, RC-02, TR-13: one, and the immediate ones, and the delayed ones; then a dead letter that knows the number."""
+    """RC-01, RC-02, TR-13: one, and the immediate ones, and the delayed ones; then a dead letter."""
     attempts: list[int] = []
     retry = Retry(immediate=immediate, delayed=delayed, first=timedelta(milliseconds=1), factor=2)
     async with running(url, failing(retry, attempts)) as system:
@@ -215,7 +215,7 @@ async def test_the_round_survives_a_restart(sqlite_url: str) -> None:
 
 
 async def test_without_a_place_for_dead_letters_the_message_stays(sqlite_url: str) -> None:
-    """RC-17, TR-14: it is neither dropped nor handled over and over at full speed; the worker says that it is in trouble."""
+    """RC-17, TR-14: neither dropped nor handled over and over at full speed; the trouble is told."""
     attempts: list[int] = []
     async with running(sqlite_url, failing(NO_RETRY, attempts)) as system:
         system.execute("ALTER TABLE outlast_dead RENAME TO outlast_elsewhere")

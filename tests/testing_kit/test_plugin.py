@@ -38,6 +38,7 @@ class Flow(Workflow, key="id"):
     @starts
     def begun(self, event: Begun) -> None:
         self.count = 1
+        self.complete()
 """
 
 
@@ -59,6 +60,25 @@ def test_a_scenario_without_a_workflow_says_what_to_write(tmp_path: Path) -> Non
     output = pytest_run(tmp_path, MODULE + "\ndef test_it(scenario): ...\n")
 
     assert "Annotate the parameter: scenario: Scenario[Fulfilment]." in output
+
+
+def test_a_simulation_is_made_of_services_and_ends_with_the_test(tmp_path: Path) -> None:
+    source = MODULE + (
+        "from outlast import Service\n"
+        "made = []\n"
+        "\ndef test_it(simulation):\n"
+        "    sim = simulation([Service('flows', workflows=[Flow])], seed=3)\n"
+        "    made.append(sim)\n"
+        "    sim.publish(Begun(id='1'))\n"
+        "    sim.run_until_quiet()\n"
+        "    assert sim.instance(Flow, '1').count == 1\n"
+        "\ndef test_it_ended():\n"
+        "    assert made[0].stage.is_over\n"
+    )
+
+    output = pytest_run(tmp_path, source)
+
+    assert "2 passed" in output, output
 
 
 def test_an_engine_url_is_a_file_of_the_test(tmp_path: Path) -> None:

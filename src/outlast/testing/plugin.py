@@ -3,12 +3,14 @@
 | fixture      | gives                                                                          |
 |--------------|--------------------------------------------------------------------------------|
 | `scenario`   | a `Scenario` of the workflow in its annotation: `scenario: Scenario[Fulfilment]` |
-| `simulation` | `Simulation`, to be made with services: see `outlast.testing.simulation`       |
+| `simulation` | what makes a `Simulation`: `sim = simulation([ordering, payment])`              |
 | `engine_url` | the URL of a new SQLite file, for `Worker`, `Client` and `Tracked`             |
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -16,6 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from outlast.testing.scenario import Scenario
+    from outlast.testing.simulation import Simulation
 
 # So that a broken promise of an engine shows the values, as in a test module.
 pytest.register_assert_rewrite("outlast.testing.contracts")
@@ -46,11 +49,16 @@ def scenario(request: pytest.FixtureRequest) -> Scenario[Any]:
 
 
 @pytest.fixture
-def simulation() -> type[Any]:
-    """The `Simulation` class, to be called with the services to be simulated."""
+def simulation() -> Iterator[Callable[..., Simulation]]:
+    """Makes a `Simulation`, with the same arguments; it ends with the test."""
     from outlast.testing.simulation import Simulation
 
-    return Simulation
+    with ExitStack() as stack:
+
+        def made(*arguments: Any, **options: Any) -> Simulation:
+            return stack.enter_context(Simulation(*arguments, **options))
+
+        yield made
 
 
 @pytest.fixture

@@ -129,6 +129,20 @@ class InstanceContract(Contract):
         assert await rig.load(ONE) is None
         await rig.commit(Changes(saved=[rig.saved(ONE, b"1")]), "shop")
 
+    @promise()
+    async def test_a_part_of_a_turn_can_fail_alone(self, rig: Rig) -> None:
+        """P12: a handler that fails takes nothing else of its turn along."""
+        work = await rig.engine.begin("shop")
+        with pytest.raises(ValueError, match="alone"), work.savepoint():
+            raise ValueError("alone")
+        with work.savepoint() as connection:
+            if rig.engine.connection_type is not None:
+                assert isinstance(connection, rig.engine.connection_type)
+
+        await work.commit(Changes(saved=[rig.saved(ONE, b"1")]))
+
+        assert await rig.load(ONE) == (b"1", 1, False)
+
     @pytest.mark.parametrize("fault", FAULTS)
     @promise()
     async def test_a_refused_commit_leaves_nothing(self, rig: Rig, fault: str) -> None:

@@ -150,6 +150,44 @@ class QueueContract(Contract):
         assert await rig.waiting("shop") == [b"1", b"2"]
         assert {delivery.count for delivery in await rig.receive("shop")} == {0}
 
+    @promise("ordered")
+    async def test_a_message_that_comes_back_keeps_its_place(self, rig: Rig) -> None:
+        """P10"""
+        await rig.send("shop", b"1", b"2", b"3")
+        released = await rig.claim("shop", await rig.first("shop"))
+        await rig.claim("shop", await rig.first("shop"))
+        assert await rig.waiting("shop") == [b"3"]
+
+        await rig.commit(Changes(released=[released]), "shop")
+        await rig.pass_time(rig.lease)
+
+        assert await rig.waiting("shop") == [b"1", b"2", b"3"]
+
+    @promise()
+    async def test_queues_do_not_touch_each_other(self, rig: Rig) -> None:
+        """TR-36: not even when their receipts look alike."""
+        await rig.send("shop", b"shop 1", b"shop 2")
+        await rig.send("bank", b"bank 1", b"bank 2")
+
+        await rig.commit(Changes(handled=[await rig.first("shop")]), "shop")
+        await rig.claim("bank", await rig.first("bank"))
+
+        assert await rig.waiting("shop") == [b"shop 2"]
+        assert await rig.waiting("bank") == [b"bank 2"]
+
+    @promise()
+    async def test_acknowledging_changes_nothing_that_was_committed(self, rig: Rig) -> None:
+        """CP-10: a broker that hears it late, twice or never hands over nothing that has effect again."""
+        await rig.send("shop", b"1", b"2")
+        handled = await rig.first("shop")
+        await rig.commit(Changes(handled=[handled]), "shop")
+
+        await rig.engine.acknowledge([handled])
+        await rig.engine.acknowledge([handled])
+
+        assert await rig.first_sight("shop", [handled]) == set()
+        assert await rig.waiting("shop") == [b"2"]
+
     @promise()
     async def test_who_has_lost_a_claim_cannot_commit(self, rig: Rig) -> None:
         """CP-24: a worker that slept through its lease finds that another has its message."""

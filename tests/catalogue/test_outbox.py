@@ -310,3 +310,16 @@ async def test_handling_is_as_fast_with_a_long_history(sqlite_url: str) -> None:
     assert removed >= 100_000
     assert left == 0
     assert during < before * 4 + 0.01
+
+
+async def test_a_send_that_would_wait_for_its_own_block_is_refused(sqlite_url: str) -> None:
+    """OB-22: with what to write instead; the block is undone, and the next one works."""
+    async with running(sqlite_url, Service("other")) as system:
+        connection = sqlite3.connect(path_of(sqlite_url))
+        with pytest.raises(Misuse, match="outgoing.send"):
+            async with asyncio.timeout(2), system.client.transaction(connection):
+                await system.client.send(Job(number=1))
+        async with system.client.transaction(connection) as outgoing:
+            outgoing.send(Job(number=2))
+        connection.close()
+        assert len(await system.engine.receive("shop", 9)) == 1

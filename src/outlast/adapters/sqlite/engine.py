@@ -37,6 +37,7 @@ class SqliteEngine:
         self._beside = path.with_name(path.name + "-wake")
         self.bell = Bell(self._beside)
         self.lock = asyncio.Lock()
+        self._holder: asyncio.Task[Any] | None = None
         self.services: dict[str, Claimant] = {}
         """The services that this process has declared, and under which number each claims deliveries."""
         self._listeners: dict[str, list[Callable[[], None]]] = defaultdict(list)
@@ -112,7 +113,13 @@ class SqliteEngine:
         return await self._begin("", connection)
 
     async def _begin(self, service: str, connection: sqlite3.Connection) -> SqliteWork:
+        if self.lock.locked() and self._holder is asyncio.current_task():
+            raise Misuse(
+                "a message was sent inside client.transaction by other means than the block's own, and would wait for "
+                "the end of the block. Use what the block gave: outgoing.send(...) or outgoing.publish(...)."
+            )
         await self.lock.acquire()
+        self._holder = asyncio.current_task()
         try:
             await self._begin_immediate(connection)
         except BaseException:
@@ -195,8 +202,12 @@ class SqliteEngine:
         if found is None:
             return None
         work = await self.begin("")
-        self.connection.execute("DELETE FROM outlast_replies WHERE request = ?", (request,))
-        await work.commit(Changes())
+        try:
+            self.connection.execute("DELETE FROM outlast_replies WHERE request = ?", (request,))
+            await work.commit(Changes())
+        except BaseException:
+            await work.rollback()
+            raise
         packet: bytes = found[0]
         return packet
 

@@ -31,12 +31,12 @@ from examples.shop.orders import Order
 from examples.shop.program import run_program
 from outlast import Client, Failed, Service, Transaction, Workflow, on, starts
 
-TABLES = """
+ORDERS = """
 CREATE TABLE IF NOT EXISTS orders (
     order_id TEXT PRIMARY KEY,
     total TEXT NOT NULL,
     status TEXT NOT NULL            -- placed, paid; then shipped, refunded or cancelled
-);
+)
 """
 
 
@@ -120,6 +120,11 @@ async def place_order(client: Client, connection: sqlite3.Connection, order: Ord
             )
 
 
+@ordering.prepares
+async def tables(transaction: Transaction) -> None:
+    await transaction.execute(ORDERS)
+
+
 @ordering.handles
 async def note_status(
     event: PaymentCompleted | OrderShipped | OrderRefunded | OrderCancelled, transaction: Transaction
@@ -135,4 +140,4 @@ async def note_status(
 
 
 if __name__ == "__main__":
-    run_program(ordering, tables=TABLES)
+    run_program(ordering)

@@ -16,17 +16,22 @@ from examples.shop.messages import (
 from examples.shop.program import run_program
 from outlast import Context, Service, Transaction
 
-TABLES = """
-CREATE TABLE IF NOT EXISTS payments (   -- no unique column: an entry made twice is to be seen
-    order_id TEXT NOT NULL,
-    kind TEXT NOT NULL,                 -- charge or refund
-    amount TEXT NOT NULL,
-    payment_id TEXT NOT NULL
-);
-"""
-
 payment = Service("payment")
 payment.provide(Gateway, open_gateway)
+
+
+@payment.prepares
+async def tables(transaction: Transaction) -> None:
+    await transaction.execute(
+        """
+        CREATE TABLE IF NOT EXISTS payments (   -- no unique column: an entry made twice is to be seen
+            order_id TEXT NOT NULL,
+            kind TEXT NOT NULL,                 -- charge or refund
+            amount TEXT NOT NULL,
+            payment_id TEXT NOT NULL
+        )
+        """
+    )
 
 
 @payment.handles
@@ -56,4 +61,4 @@ async def keep_books(event: PaymentCompleted | PaymentRefunded, transaction: Tra
 
 
 if __name__ == "__main__":
-    run_program(payment, tables=TABLES)
+    run_program(payment)

@@ -1,12 +1,10 @@
-"""What makes a service a program: where its files are, its tables, and a worker until a signal comes."""
+"""What makes a service a program: where its files are, and a worker until a signal comes."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import sys
-from contextlib import closing
 from pathlib import Path
 
 from outlast import Service, Worker, run
@@ -28,19 +26,9 @@ def url_of(directory: Path) -> str:
     return f"sqlite:///{shop_file(directory)}"
 
 
-def create_tables(directory: Path, tables: str) -> None:
-    """Makes the tables that are missing. Several processes may do so at once."""
-    with closing(sqlite3.connect(shop_file(directory), timeout=30)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(tables)
-
-
-def run_program(service: Service, *, tables: str) -> None:
-    """Makes the service's tables and runs it until SIGTERM or SIGINT."""
-    directory = shop_directory()
-    create_tables(directory, tables)
-    worker = Worker([service], url=url_of(directory), observe=_report)
-    asyncio.run(run(worker))
+def run_program(service: Service) -> None:
+    """Runs the service until SIGTERM or SIGINT."""
+    asyncio.run(run(Worker([service], url=url_of(shop_directory()), observe=_report)))
 
 
 def _report(signal: Signal) -> None:

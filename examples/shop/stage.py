@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from examples.shop import ordering, payment, warehouse
 from examples.shop.audit import Report, audit, read_books
 from examples.shop.fleet import Fleet
-from examples.shop.program import create_tables, url_of
+from examples.shop.program import url_of
 from examples.shop.storefront import Storefront
 from examples.shop.watch import Sight, Watch
 from outlast import Client
@@ -70,8 +69,6 @@ class Stage:
 @asynccontextmanager
 async def set_stage(directory: Path, names: Sequence[str]) -> AsyncGenerator[Stage]:
     """The shop in this directory with these processes running; none is left when it is taken down."""
-    for tables in (ordering.TABLES, payment.TABLES, warehouse.TABLES):
-        create_tables(directory, tables)
     with Fleet(directory) as fleet:
         async with Client(url_of(directory), name="storefront") as client:
             for name in names:

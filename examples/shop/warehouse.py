@@ -18,17 +18,22 @@ from examples.shop.messages import (
 from examples.shop.program import run_program
 from outlast import Context, Retry, Service, Transaction
 
-TABLES = """
-CREATE TABLE IF NOT EXISTS shipments (  -- no unique column: an entry made twice is to be seen
-    order_id TEXT NOT NULL,
-    tracking TEXT NOT NULL
-);
-"""
-
 NOT_EXPORTED_TO = frozenset({"Argentina"})
 
 warehouse = Service("warehouse")
 warehouse.provide(Carrier, open_carrier)
+
+
+@warehouse.prepares
+async def tables(transaction: Transaction) -> None:
+    await transaction.execute(
+        """
+        CREATE TABLE IF NOT EXISTS shipments (  -- no unique column: an entry made twice is to be seen
+            order_id TEXT NOT NULL,
+            tracking TEXT NOT NULL
+        )
+        """
+    )
 
 
 @warehouse.handles(retry=Retry(first=timedelta(seconds=0.5), give_up_on=(AddressRefused,)))
@@ -62,4 +67,4 @@ async def keep_list(event: ShippingLabelCreated, transaction: Transaction) -> No
 
 
 if __name__ == "__main__":
-    run_program(warehouse, tables=TABLES)
+    run_program(warehouse)

@@ -164,9 +164,7 @@ class Client:
     async def cancel(self, sent: Sent) -> None:
         """Takes back a dated message. It does nothing once the message is due."""
         if sent.due is None:
-            raise Misuse(
-                f"message {sent.id} was not dated, so it cannot be cancelled. Send it with after= or at=."
-            )
+            raise Misuse(f"message {sent.id} was not dated, so it cannot be cancelled. Send it with after= or at=.")
         await self._commit(Changes(withdrawn=[Withdrawn(sent.id, sent.due)]))
 
     async def request(self, command: Command[AnswerT], *, timeout: timedelta, id: str | None = None) -> AnswerT:
@@ -303,7 +301,8 @@ def _answer(command: Command[Any], packet: bytes) -> Message:
     if envelope.type.startswith(FAILED):
         failure = msgspec.json.decode(envelope.body)
         raise RequestFailed(
-            f"{type(command).__name__} failed for good after {failure['attempts']} attempts: {failure['reason']}. "
+            f"{type(command).__name__} failed for good after {failure['attempts']} attempts: {failure['reason']} "
+            f"({failure['error'] or 'no error'}). "
             "Look at it with `outlast failures`."
         )
     catalogue = Catalogue(answers_of(type(command)))

@@ -14,7 +14,7 @@ from typing import Any, Self
 from outlast.engines import inspector_of, open_engine
 from outlast.errors import Misuse, Unavailable
 from outlast.ports import RELAY, Changes, Engine, Inspector, World
-from outlast.runtime.context import bind
+from outlast.runtime.context import bind, prepare
 from outlast.runtime.flight import Flight
 from outlast.runtime.host import Host, Letter
 from outlast.runtime.service import Service
@@ -79,9 +79,10 @@ class Station:
 
     async def _next_letters(self) -> list[Letter]:
         """What has finished, and what is waiting as far as there is room for it."""
+        deliveries = await self.host.engine.receive(self.host.name, self.batch)
+        # Taken after the waiting: what finished meanwhile is still ours, even if its claim has run out.
         # Kept until its turn is committed: an engine that fails must not cost what handlers have done.
         self._finished += self.flight.take_finished()
-        deliveries = await self.host.engine.receive(self.host.name, self.batch)
         in_flight = {letter.delivery.receipt for letter in self._finished} | self.flight.flying.keys()
         waiting = [self.host.open(d) for d in deliveries if d.receipt not in in_flight]
         suspects = [w for w in waiting if w.delivery.count >= self.host.patience.alone_after]
@@ -236,6 +237,7 @@ class Worker:
             self.stations.append(Station(host, concurrency=self.concurrency, batch=self.batch, poll=self.poll))
         for service in self.services:
             await engine.declare(service.name, service.routes.topics)
+            await prepare(service, engine)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(station.run()) for station in self.stations]
         self._tasks.append(loop.create_task(relay(engine, world, self.observe, self.poll)))

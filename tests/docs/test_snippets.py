@@ -70,7 +70,7 @@ import sqlite3
 
 async def check() -> None:
     rooms = sqlite3.connect("hotel.db")
-    rooms.execute("CREATE TABLE free_rooms (room INTEGER)")
+    rooms.execute("CREATE TABLE free_rooms (room INTEGER PRIMARY KEY)")
     rooms.execute("INSERT INTO free_rooms VALUES (101)")
     rooms.commit()
     rooms.close()

@@ -6,18 +6,18 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from examples.shop.ordering import TABLES, ordering, place_order
+from examples.shop.ordering import ORDERS, ordering, place_order
 from examples.shop.orders import read_orders
-from examples.shop.program import create_tables, shop_file, url_of
+from examples.shop.program import shop_file, url_of
 
 from outlast import Client
 from outlast.engines import inspector_of
 
 
 async def test_an_order_that_is_placed_twice_is_taken_once(tmp_path: Path) -> None:
-    create_tables(tmp_path, TABLES)
     order = read_orders()[0]
     with closing(sqlite3.connect(shop_file(tmp_path), timeout=0)) as connection:
+        connection.execute(ORDERS)
         async with Client(url_of(tmp_path)) as client:
             await client.engine.declare(ordering.name, ordering.routes.topics)
 

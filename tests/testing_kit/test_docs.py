@@ -68,3 +68,14 @@ def test_what_happened_can_be_recorded(folder: Path) -> None:
 
     assert "scenario.sends(CreateLabel(order_id=" in done.stdout, done.stderr
     assert "1 passed" in replayed.stdout, replayed.stdout
+
+
+def test_type_checkers_accept_the_page(folder: Path) -> None:
+    (folder / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    programs = [name for name in os.listdir(folder) if name.endswith(".py") and name != "test_recorded.py"]
+
+    mypy = run(folder, "-m", "mypy", "--strict", *programs)
+    pyright = run(folder, "-m", "pyright", "--pythonpath", sys.executable, *programs)
+
+    assert mypy.returncode == 0, mypy.stdout
+    assert pyright.returncode == 0, pyright.stdout

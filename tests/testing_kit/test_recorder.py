@@ -56,7 +56,9 @@ async def test_a_recorded_failure_fails_in_the_test(url: str) -> None:
     source = await recorded(url, PLACED, warehouse_fails=True)
 
     run(source)
-    assert 'scenario.fails(CreateLabel, reason="ValueError after 1 attempts", attempts=1)' in source
+    assert (
+        'scenario.fails(CreateLabel, reason="ValueError after 1 attempts", error="ValueError: no printer", ' in source
+    )
 
 
 async def test_second_starts_and_late_messages_are_recorded(url: str) -> None:

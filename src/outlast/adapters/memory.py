@@ -157,9 +157,7 @@ class MemoryEngine:
         expired = [stash for stash in store.stashes if stash.until <= now]
         store.stashes = [stash for stash in store.stashes if stash.until > now]
         for stash in expired:
-            store.dead.append(
-                DeadLetterStatus(letter=expired_stash(stash, now, self.world.new_id()), status="open")
-            )
+            store.dead.append(DeadLetterStatus(letter=expired_stash(stash, now, self.world.new_id()), status="open"))
         if moved:
             store.wake()
         nexts = [letter[0] for letter in store.dated[:1]] + [stash.until for stash in store.stashes]
@@ -333,9 +331,7 @@ class MemoryInspector:
             for row in reversed(found[-limit:])
         ]
 
-    async def history(
-        self, *, conversation: str, key: str = "", after: int, limit: int
-    ) -> Sequence[tuple[int, Entry]]:
+    async def history(self, *, conversation: str, key: str = "", after: int, limit: int) -> Sequence[tuple[int, Entry]]:
         numbered = enumerate(self.store.entries, start=self.store.forgotten + 1)
         return [
             (number, entry)
@@ -360,9 +356,7 @@ class MemoryInspector:
 
     async def dead_letters(self, *, status: str, id: str, limit: int) -> Sequence[DeadLetterStatus]:
         return [
-            item
-            for item in self.store.dead
-            if (not status or item.status == status) and item.letter.id.startswith(id)
+            item for item in self.store.dead if (not status or item.status == status) and item.letter.id.startswith(id)
         ][:limit]
 
     async def settle(self, parcels: Mapping[str, Parcel | None], *, status: str) -> int:
@@ -405,7 +399,6 @@ def expired_stash(stash: Stash, now: datetime, id: str) -> DeadLetter:
         service=address.service,
         packet=stash.packet,
         key=address.key,
-        reason=f"no {address.workflow!r} with key {address.key!r} began within the time that its messages are "
-        "stashed",
+        reason=f"no {address.workflow!r} with key {address.key!r} began within the time that its messages are stashed",
         at=now,
     )

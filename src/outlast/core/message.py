@@ -98,6 +98,8 @@ class Failed(Event, Generic[CommandT]):
     command: CommandT
     reason: str
     """Why it was set aside, in one sentence."""
+    error: str = ""
+    """Type and text of the last error, empty if there was none."""
     attempts: int
     """How many attempts had been made."""
 

@@ -189,9 +189,7 @@ class Batch:
         host, changes, packet = self.host, self.changes, letter.delivery.packet
         if letter.handler is not None:
             changes.history.append(
-                Entry(
-                    envelope.conversation, self.now, host.name, "handled", packet, receipt=letter.delivery.receipt
-                )
+                Entry(envelope.conversation, self.now, host.name, "handled", packet, receipt=letter.delivery.receipt)
             )
         for instance, decision in decided:
             plan = instance.plan
@@ -255,6 +253,7 @@ class Batch:
     def _set_aside(self, letter: Letter, verdict: SetAside, error: BaseException | None) -> None:
         host, envelope, packet = self.host, letter.envelope, letter.delivery.packet
         reason = storable(verdict.reason)[:TEXT_MAX]
+        described = describe(error) if error is not None else ""
         self.changes.handled.append(letter.delivery)
         self.changes.dead.append(
             DeadLetter(
@@ -266,7 +265,7 @@ class Batch:
                 type=envelope.type if envelope else "",
                 key=self._key_of(letter),
                 conversation=envelope.conversation if envelope else "",
-                error=describe(error) if error is not None else "",
+                error=described,
                 traceback=traced(error) if error is not None and not isinstance(error, Rejected) else "",
                 attempts=envelope.attempt if envelope else letter.delivery.count,
                 at=self.now,
@@ -294,7 +293,14 @@ class Batch:
                 note=reason,
             )
         )
-        parcel = failure_parcel(envelope, reason=reason, new_id=host.world.new_id, sender=host.name, now=self.now)
+        parcel = failure_parcel(
+            envelope,
+            reason=reason,
+            error=described,
+            new_id=host.world.new_id,
+            sender=host.name,
+            now=self.now,
+        )
         if parcel is not None:
             self.changes.parcels.append(parcel)
 

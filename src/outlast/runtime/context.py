@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import msgspec
 
-from outlast.core.annotations import name_of_function
+from outlast.core.annotations import hints_of, name_of_function, parameters_of
 from outlast.core.message import Envelope
 from outlast.core.routing import HandlerPlan
 from outlast.errors import BadHandler
+from outlast.ports import Changes, Engine
 from outlast.runtime.service import Service
 
 
@@ -158,3 +159,30 @@ async def _provided(
     if isinstance(value, AbstractAsyncContextManager):
         value = await stack.enter_async_context(cast(AbstractAsyncContextManager[Any], value))
     return value
+
+
+async def prepare(service: Service, engine: Engine) -> None:
+    """Does what the service wants done before its first message, each part in a transaction of its own."""
+    for function in service.preparations:
+        where = name_of_function(function)
+        kinds = (Transaction, engine.connection_type)
+        hints = hints_of(function, BadHandler)
+        parameters = parameters_of(function)
+        kind = hints.get(parameters[0].name) if len(parameters) == 1 else None
+        if kind is None or kind not in kinds:
+            raise BadHandler(
+                f"{where} prepares service {service.name!r} and must take one parameter: a Transaction, or the "
+                "connection class of the engine's driver. An engine without a database has neither."
+            )
+        work = await engine.begin(service.name)
+        try:
+            with work.savepoint() as connection:
+                if connection is None:
+                    raise BadHandler(f"{where} needs an engine with a database, such as sqlite:///file.db.")
+                done = function(Transaction(connection) if kind is Transaction else connection)
+                if inspect.isawaitable(done):
+                    await done
+            await work.commit(Changes())
+        except BaseException:
+            await work.rollback()
+            raise

@@ -69,8 +69,7 @@ class Host:
                 letter.runs_outside = not handler.in_transaction
             if plans:
                 letter.targets = [
-                    (plan, Address(self.name, plan.name, plan.key_for(self.name, envelope, message)))
-                    for plan in plans
+                    (plan, Address(self.name, plan.name, plan.key_for(self.name, envelope, message))) for plan in plans
                 ]
             elif handler is None:
                 raise UnknownMessage(

@@ -106,14 +106,14 @@ def again_parcel(envelope: Envelope, *, queue: str, due: datetime | None) -> Par
 
 
 def failure_parcel(
-    command: Envelope, *, reason: str, new_id: Callable[[], str], sender: str, now: datetime
+    command: Envelope, *, reason: str, error: str, new_id: Callable[[], str], sender: str, now: datetime
 ) -> Parcel | None:
     """`Failed[...]` for whoever wants to know of the end of this command; `None` if nobody does."""
     origin = command.origin if command.tells_failure else None
     if origin is None and command.reply_to is None:
         return None
     # The body is put together from the command's own bytes, so that an unreadable one can be reported too.
-    body = encode({"command": command.body, "reason": reason, "attempts": command.attempt})
+    body = encode({"command": command.body, "reason": reason, "error": error, "attempts": command.attempt})
     id = new_id()
     envelope = Envelope(
         id=id,

@@ -18,6 +18,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 ReturnT = TypeVar("ReturnT")
 NeedT = TypeVar("NeedT")
 P = ParamSpec("P")
+PreparationT = TypeVar("PreparationT", bound=Callable[..., Any])
 
 Provider = Callable[[], Any | Awaitable[Any] | AbstractAsyncContextManager[Any]]
 
@@ -38,6 +39,7 @@ class Service:
         self.retry = retry or Retry()
         self.routes = Routes(name)
         self.providers: dict[Any, Provider] = {}
+        self.preparations: list[Callable[..., Any]] = []
         for workflow in workflows:
             self.routes.add_workflow(plan_of(workflow))
 
@@ -74,6 +76,16 @@ class Service:
             return handler
 
         return register if function is None else register(function)
+
+    def prepares(self, function: PreparationT, /) -> PreparationT:
+        """Registers what to do before the first message at every start: making tables, for one.
+
+        The function takes a `Transaction`, or the driver's own connection class, and runs in a transaction of its
+        own, which commits when it returns. Several processes may start at once, one after the other gets its
+        turn, so write it to bear repetition: CREATE TABLE IF NOT EXISTS.
+        """
+        self.preparations.append(function)
+        return function
 
     def provide(self, kind: type[NeedT], provider: NeedT | Callable[[], Any]) -> None:
         """Says what is injected where a handler asks for `kind`: a value, or a function that makes it.

@@ -109,11 +109,10 @@ class Recorder:
         if envelope.type.startswith(FAILED):
             failure = cast("Failed[Any]", message)
             command: Command[Any] = failure.command
-            reason, attempts, kind = failure.reason, failure.attempts, type(command)
-            return (
-                lambda: self.scenario.fails(kind, reason=reason, attempts=attempts),
-                f"fails({self.text.of(kind)}, reason={self.text.of(reason)}, attempts={attempts})",
-            )
+            kind = type(command)
+            given: dict[str, Any] = {"reason": failure.reason, "error": failure.error, "attempts": failure.attempts}
+            written = ", ".join(f"{name}={self.text.of(value)}" for name, value in given.items())
+            return lambda: self.scenario.fails(kind, **given), f"fails({self.text.of(kind)}, {written})"
         return lambda: self.scenario.when(message), f"when({self.text.of(message)})"
 
     def _fire(self, timer: str) -> None:

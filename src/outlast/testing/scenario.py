@@ -92,6 +92,7 @@ class Scenario(Generic[WorkflowT]):
         command: type[Command[Any]] | Command[Any],
         *,
         reason: str = "RuntimeError after 8 attempts",
+        error: str = "RuntimeError: it was not to be",
         attempts: int = FAILED_ATTEMPTS,
     ) -> Self:
         """A command of this type that the workflow sent becomes a dead letter: its `Failed` arrives, if the
@@ -112,7 +113,12 @@ class Scenario(Generic[WorkflowT]):
         envelope = msgspec.structs.replace(sent.envelope, attempt=attempts)
         self._story.end(envelope.id, f"dead letter ({reason})")
         parcel = failure_parcel(
-            envelope, reason=reason, new_id=self._world.new_id, sender=sent.command.__owner__ or "", now=self.now
+            envelope,
+            reason=reason,
+            error=error,
+            new_id=self._world.new_id,
+            sender=sent.command.__owner__ or "",
+            now=self.now,
         )
         if parcel is not None:
             self._arrive(open_packet(parcel.packet))

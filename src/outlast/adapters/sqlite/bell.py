@@ -50,9 +50,7 @@ class Bell:
 
     def dead(self, name: str) -> list[str]:
         """The FIFOs for this name whose process is gone."""
-        return [
-            entry for entry in self._entries() if entry.rpartition(".")[0] == name and not self._is_read(entry)
-        ]
+        return [entry for entry in self._entries() if entry.rpartition(".")[0] == name and not self._is_read(entry)]
 
     def alive(self, name: str) -> int:
         """How many processes listen for this name."""

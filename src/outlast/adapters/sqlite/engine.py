@@ -110,7 +110,13 @@ class SqliteEngine:
                 "the connection is in a transaction already. Commit it first: rows and messages commit together "
                 "only in the transaction that client.transaction begins."
             )
-        return await self._begin("", connection)
+        # Ours is the waiting: the driver's own would hold up the event loop, five seconds unless told otherwise.
+        [[patience]] = connection.execute("PRAGMA busy_timeout").fetchall()
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            return await self._begin("", connection)
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {patience}")
 
     async def _begin(self, service: str, connection: sqlite3.Connection) -> SqliteWork:
         if self.lock.locked() and self._holder is asyncio.current_task():
@@ -196,9 +202,7 @@ class SqliteEngine:
             notify()
 
     async def reply(self, request: str) -> bytes | None:
-        found = self.connection.execute(
-            "SELECT packet FROM outlast_replies WHERE request = ?", (request,)
-        ).fetchone()
+        found = self.connection.execute("SELECT packet FROM outlast_replies WHERE request = ?", (request,)).fetchone()
         if found is None:
             return None
         work = await self.begin("")

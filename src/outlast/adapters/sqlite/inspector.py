@@ -41,9 +41,7 @@ class SqliteInspector:
         topics: dict[int, list[str]] = {}
         for topic, queue in execute("SELECT topic, queue FROM outlast_topics ORDER BY topic"):
             topics.setdefault(queue, []).append(topic)
-        dated: dict[str, int] = dict(
-            execute("SELECT queue, count(*) FROM outlast_dated GROUP BY queue").fetchall()
-        )
+        dated: dict[str, int] = dict(execute("SELECT queue, count(*) FROM outlast_dated GROUP BY queue").fetchall())
         dead: dict[str, int] = dict(
             execute("SELECT service, count(*) FROM outlast_dead WHERE status = 'open' GROUP BY service").fetchall()
         )
@@ -118,9 +116,7 @@ class SqliteInspector:
             for service, workflow, key, version, done, conversation, started_at, changed_at, state in rows
         ]
 
-    async def history(
-        self, *, conversation: str, key: str = "", after: int, limit: int
-    ) -> Sequence[tuple[int, Entry]]:
+    async def history(self, *, conversation: str, key: str = "", after: int, limit: int) -> Sequence[tuple[int, Entry]]:
         found = read(self.engine.connection, conversation=conversation, key=key, after=after)
         return list(islice(found, limit))
 

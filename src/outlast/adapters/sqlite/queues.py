@@ -29,9 +29,7 @@ class Queue:
         """Adds messages at the end."""
         whole = len(packets) - len(packets) % CHUNK
         for first in range(0, whole, CHUNK):
-            self.connection.execute(
-                f"INSERT INTO {self.log} (packet) VALUES {_PLACES}", packets[first : first + CHUNK]
-            )
+            self.connection.execute(f"INSERT INTO {self.log} (packet) VALUES {_PLACES}", packets[first : first + CHUNK])
         self.connection.executemany(
             f"INSERT INTO {self.log} (packet) VALUES (?)", [(packet,) for packet in packets[whole:]]
         )
@@ -75,9 +73,7 @@ class Queue:
                     (self.number, _encode(passed).decode()),
                 ).fetchall()
             )
-        return {
-            d.receipt for d in deliveries if counts.get(d.receipt, 0 if int(d.receipt) > head else None) == d.count
-        }
+        return {d.receipt for d in deliveries if counts.get(d.receipt, 0 if int(d.receipt) > head else None) == d.count}
 
     def settle(
         self, handled: Sequence[Delivery], claimed: Sequence[Delivery], until: int | None, owner: int | None
@@ -156,9 +152,9 @@ class Queue:
         self._move_head(last)
 
     def _head(self) -> int:
-        head: int = self.connection.execute(
-            "SELECT head FROM outlast_queues WHERE id = ?", (self.number,)
-        ).fetchone()[0]
+        head: int = self.connection.execute("SELECT head FROM outlast_queues WHERE id = ?", (self.number,)).fetchone()[
+            0
+        ]
         return head
 
     def _move_head(self, head: int) -> None:
@@ -171,9 +167,7 @@ class Queue:
         if changed != len(deliveries):
             raise Conflict("a delivery was taken by another turn")
 
-    def _update(
-        self, statement: str, parameters: tuple[int | None, ...], first: int, last: int, count: int
-    ) -> int:
+    def _update(self, statement: str, parameters: tuple[int | None, ...], first: int, last: int, count: int) -> int:
         return self.connection.execute(
             f"{statement} WHERE queue = ? AND id BETWEEN ? AND ? AND count = ?",
             (*parameters, self.number, first, last, count),

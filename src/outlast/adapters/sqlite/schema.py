@@ -2,7 +2,8 @@
 
 A queue is a log with a head. A message is appended and never changed; that it was handled is the head moving past
 it. What the head passed over is listed one by one in `outlast_open`: claimed deliveries, and those left for
-later. So a message is written once, its cost does not grow with what is waiting, and the log is kept as history. Times are whole microseconds since 1970-01-01 UTC.
+later. So a message is written once, its cost does not grow with what is waiting, and the log is kept as history.
+Times are whole microseconds since 1970-01-01 UTC.
 """
 
 from __future__ import annotations

@@ -315,9 +315,7 @@ class SqliteWork:
             "SELECT due, id, queue, topic, packet FROM outlast_dated WHERE due <= ? ORDER BY due, id LIMIT ?",
             (now, limit),
         )
-        self.connection.executemany(
-            "DELETE FROM outlast_dated WHERE due = ? AND id = ?", [row[:2] for row in rows]
-        )
+        self.connection.executemany("DELETE FROM outlast_dated WHERE due = ? AND id = ?", [row[:2] for row in rows])
         self.post([Parcel(id, packet, queue=queue, topic=topic) for _, id, queue, topic, packet in rows])
 
     def expire_stashes(self, now: datetime, limit: int) -> None:

@@ -96,6 +96,8 @@ class Client:
         self._owns_engine = engine is None
         self._waiting: set[asyncio.Event] = set()
         self._is_listening = False
+        self._inside: asyncio.Task[Any] | None = None
+        """The task that is in a block of `transaction`; there is one at most, since it holds the engine's lock."""
         self._pending: list[tuple[Changes, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
 
@@ -211,12 +213,15 @@ class Client:
             raise Misuse("client.transaction(connection) needs an engine with a database: sqlite:///file.db.")
         outgoing = Outgoing(self)
         work = await engine.begin_on(connection)
+        self._inside = asyncio.current_task()
         try:
             yield outgoing
             await work.commit(Changes(parcels=outgoing.parcels))
         except BaseException:
             await work.rollback()
             raise
+        finally:
+            self._inside = None
 
     def parcel(
         self,
@@ -250,6 +255,11 @@ class Client:
 
     async def _commit(self, changes: Changes) -> None:
         """Commits together with what other tasks of this process are sending just now: one transaction for all."""
+        if self._inside is not None and self._inside is asyncio.current_task():
+            raise Misuse(
+                "the client was called inside client.transaction, and would wait for the end of the block that it "
+                "stands in. Use what the block gave: outgoing.send(...) or outgoing.publish(...)."
+            )
         loop = asyncio.get_running_loop()
         committed: asyncio.Future[None] = loop.create_future()
         self._pending.append((changes, committed))

@@ -316,7 +316,7 @@ async def test_a_send_that_would_wait_for_its_own_block_is_refused(sqlite_url: s
     """OB-22: with what to write instead; the block is undone, and the next one works."""
     async with running(sqlite_url, Service("other")) as system:
         connection = sqlite3.connect(path_of(sqlite_url))
-        with pytest.raises(Misuse, match="outgoing.send"):
+        with pytest.raises(Misuse, match=r"outgoing\.send"):
             async with asyncio.timeout(2), system.client.transaction(connection):
                 await system.client.send(Job(number=1))
         async with system.client.transaction(connection) as outgoing:

@@ -37,7 +37,6 @@ class SqliteEngine:
         self._beside = path.with_name(path.name + "-wake")
         self.bell = Bell(self._beside)
         self.lock = asyncio.Lock()
-        self._holder: asyncio.Task[Any] | None = None
         self.services: dict[str, Claimant] = {}
         """The services that this process has declared, and under which number each claims deliveries."""
         self._listeners: dict[str, list[Callable[[], None]]] = defaultdict(list)
@@ -119,13 +118,7 @@ class SqliteEngine:
             connection.execute(f"PRAGMA busy_timeout = {patience}")
 
     async def _begin(self, service: str, connection: sqlite3.Connection) -> SqliteWork:
-        if self.lock.locked() and self._holder is asyncio.current_task():
-            raise Misuse(
-                "a message was sent inside client.transaction by other means than the block's own, and would wait for "
-                "the end of the block. Use what the block gave: outgoing.send(...) or outgoing.publish(...)."
-            )
         await self.lock.acquire()
-        self._holder = asyncio.current_task()
         try:
             await self._begin_immediate(connection)
         except BaseException:

@@ -17,6 +17,7 @@ from outlast import (
     Context,
     Event,
     Failed,
+    Retry,
     Sent,
     Service,
     Transaction,
@@ -25,7 +26,7 @@ from outlast import (
     on,
     starts,
 )
-from outlast.testing import Scenario
+from outlast.testing import Scenario, Tracked
 
 
 class OrderPlaced(Event):
@@ -142,6 +143,12 @@ async def create_label(command: CreateShippingLabel, transaction: Transaction) -
     return ShippingLabelCreated(order_id=command.order_id, label="L1")
 
 
+@ordering.handles(retry=Retry(immediate=0, give_up_on=(ValueError,)))
+def remind(event: PaymentOverdue | PaymentDeclined, context: Context) -> Iterator[OrderShipped | RefundPayment]:
+    yield OrderShipped(order_id=event.order_id, at=context.now)
+    yield RefundPayment(payment_id=context.headers.get("payment", ""))
+
+
 @warehouse.handles
 def stock(event: OrderPlaced, connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE stock SET reserved = reserved + 1")
@@ -172,6 +179,16 @@ def test_a_refused_label_is_refunded(scenario: Scenario[Fulfilment]) -> None:
     assert_type(scenario.workflow, Fulfilment)
     assert scenario.workflow.payment_id == "p9"
     scenario.fails(CreateShippingLabel, reason="no printer").sends(RefundPayment(payment_id="p9")).completes()
+
+
+async def test_a_system_is_typed(engine_url: str) -> None:
+    async with Tracked([ordering, payment], engine_url, overrides={Gateway: Gateway("USD")}) as system:
+        await system.publish(OrderPlaced(order_id="1", total=Decimal(5)))
+        answer = await system.request(MakePayment(order_id="1", amount=Decimal(5)))
+        assert_type(answer, PaymentCompleted | PaymentDeclined)
+        settled = await system.settled(timeout=timedelta(seconds=5))
+        assert settled.dead == [], str(settled)
+        assert_type(await system.state(Fulfilment, "1"), Fulfilment)
 
 
 def test_the_type_follows_the_class() -> None:

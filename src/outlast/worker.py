@@ -236,8 +236,8 @@ class Worker:
             )
             self.stations.append(Station(host, concurrency=self.concurrency, batch=self.batch, poll=self.poll))
         for service in self.services:
-            await engine.declare(service.name, service.routes.topics)
             await prepare(service, engine)
+            await engine.declare(service.name, service.routes.topics)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(station.run()) for station in self.stations]
         self._tasks.append(loop.create_task(relay(engine, world, self.observe, self.poll)))

@@ -137,9 +137,7 @@ def orders(sim: Simulation, *ids: str, refused: frozenset[str] = frozenset()) ->
 def check_order(sim: Simulation, order_id: str, *, is_refused: bool) -> None:
     """What must hold of one order when everything is quiet."""
     dead = {letter.type for letter in sim.dead_letters if letter.key == order_id}
-    charged, labelled, refunded = (
-        sim.effects.count(what, order_id) for what in ("charge", "label", "refund")
-    )
+    charged, labelled, refunded = (sim.effects.count(what, order_id) for what in ("charge", "label", "refund"))
     # What died with its process five times is set aside, and nobody knows how far it had come.
     assert max(charged, labelled, refunded) <= 1, f"order {order_id}: {charged}, {labelled}, {refunded} effects"
     if dead - {"make-payment", "create-label"}:

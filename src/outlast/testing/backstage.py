@@ -231,7 +231,10 @@ class SqliteBackstage:
             claimed=sum(
                 rows(f"SELECT count(*) FROM {table} WHERE owner IS NOT NULL")[0][0] for table in queues.values()
             ),
-            dated=[(queue, topic, packet) for queue, topic, packet in rows("SELECT queue, topic, packet FROM outlast_dated")],
+            dated=[
+                (queue, topic, packet)
+                for queue, topic, packet in rows("SELECT queue, topic, packet FROM outlast_dated")
+            ],
             stashed=[packet for (packet,) in rows("SELECT packet FROM outlast_stash")],
             instances={
                 Address(service, workflow, key): (version, bool(done))

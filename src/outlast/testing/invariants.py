@@ -71,7 +71,11 @@ class Books:
                 known = open_packet(packet)
             except Undecodable:
                 known = Envelope(
-                    id=repr(packet), type="?", conversation="", sent_at=datetime.min, body=b"null"  # type: ignore[arg-type]
+                    id=repr(packet),
+                    type="?",
+                    conversation="",
+                    sent_at=datetime.min,
+                    body=b"null",  # type: ignore[arg-type]
                 )
             self._envelopes[packet] = known
         return known

@@ -276,4 +276,3 @@ class Process:
             is_async=True,
             needs=(*plan.needs, ("outlast_context", Context)),
         )
-

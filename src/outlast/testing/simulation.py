@@ -228,9 +228,7 @@ class Simulation:
             remains = self.stage.backstage.remains(self.now)
             books.settled(remains)
             for address in books.stuck(remains):
-                books.forbid(
-                    "I1", f"{address.workflow} {address.key!r} waits for ever: nothing is on its way to it"
-                )
+                books.forbid("I1", f"{address.workflow} {address.key!r} waits for ever: nothing is on its way to it")
             for complaint in self.stage.loop.complaints:
                 books.forbid("I12", complaint)
         if books.problems:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 NEVER_FAILS = Faults()
 NO_TAPE = Tape()
+EFFECTS_IN_VAIN = 3_000
+"""So many effects without a commit that changes anything are an endless loop."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,6 +100,7 @@ class Stage:
         self._world_dice = Dice(plot.seed + 1)
         self._ids = 0
         self._nudged_at: datetime | None = None
+        self._progress_at = 0
         self._handed: dict[str, list[Delivery]] = {}
         self._runs: Counter[tuple[str, str, int]] = Counter()
         self._context = copy_context()
@@ -141,6 +144,8 @@ class Stage:
         if self.plot.choice_points is None or effect in self.plot.choice_points:
             await self.loop.stand()
         number = len(self.trace)
+        if number > self._progress_at + EFFECTS_IN_VAIN:
+            self.loop.halted = f"{EFFECTS_IN_VAIN} effects led to nothing: something runs hot"
         self.trace.append((process.name, effect))
         fault = self._fault_at(number, effect)
         if fault is not None:
@@ -226,6 +231,8 @@ class Stage:
 
     def wrote(self, process: Any, service: str, changes: Changes) -> None:
         self.lines.append(Line(self.loop.time(), process.name, changes))
+        if changes.handled or changes.parcels:
+            self._progress_at = len(self.trace)
         self.books.committed(service, changes, self.world.now())
 
     def observe(self, process: Process, signal: Signal) -> None:

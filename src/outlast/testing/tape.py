@@ -6,7 +6,7 @@ and nothing fails. So a tape is shortened by leaving entries out, and a shorter 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -89,11 +89,22 @@ class Tape:
             ) from error
         return cls(faults, order, skews)
 
-    def without(self, kind: str, number: int) -> Tape:
-        """This tape with one entry left out; `kind` is the name of a field."""
-        fields: dict[str, Mapping[int, Any]] = {"faults": self.faults, "order": self.order, "skews": self.skews}
-        fields[kind] = {n: value for n, value in fields[kind].items() if n != number}
-        return Tape(**fields)
+    @property
+    def entries(self) -> list[tuple[str, int]]:
+        """What `without` can leave out: the field and the number of each entry."""
+        return [
+            *(("faults", number) for number in sorted(self.faults)),
+            *(("skews", number) for number in sorted(self.skews)),
+            *(("order", number) for number in sorted(self.order)),
+        ]
+
+    def without(self, entries: Collection[tuple[str, int]]) -> Tape:
+        """This tape, some of its entries left out."""
+        return Tape(
+            {number: fault for number, fault in self.faults.items() if ("faults", number) not in entries},
+            {number: choice for number, choice in self.order.items() if ("order", number) not in entries},
+            {number: seconds for number, seconds in self.skews.items() if ("skews", number) not in entries},
+        )
 
 
 class Dice:

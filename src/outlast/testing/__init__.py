@@ -1,9 +1,9 @@
 """The test kit: from one workflow without an engine to whole systems.
 
-`Scenario` is given/when/then for one workflow. `Simulation` runs whole services in virtual time, and
-`explore`, `interleave` and `search` go through its crashes, races and seeds. `Tracked` runs services on a real engine and knows
-when everything that a message caused is finished. `scenario_of` turns what happened in production into a test.
-`EngineContract` is what every engine passes.
+`Scenario` is given/when/then for one workflow. `Simulation` runs whole services in virtual time, and `explore`,
+`interleave` and `search` go through its crashes, races and seeds. `Tracked` runs services on a real engine and
+knows when everything that a message caused is finished. `scenario_of` turns what happened in production into a
+test. `EngineContract` is what every engine passes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from outlast.core.message import Envelope
 from outlast.core.naming import FAILED, open_packet
@@ -74,8 +76,8 @@ class Books:
                     id=repr(packet),
                     type="?",
                     conversation="",
-                    sent_at=datetime.min,
-                    body=b"null",  # type: ignore[arg-type]
+                    sent_at=datetime.min.replace(tzinfo=UTC),
+                    body=msgspec.Raw(b"null"),
                 )
             self._envelopes[packet] = known
         return known
@@ -91,12 +93,16 @@ class Books:
             self.forbid("I5", f"{service} wrote {_listed(self, changes)} without consuming what led to it")
         for saved in changes.saved:
             self._save(saved.address, saved.version, saved.done, saved.conversation)
+        early = {entry.packet for entry in changes.history if entry.outcome == "stashed"}
         for parcel in changes.parcels:
-            self._post(service, parcel, causes)
+            if parcel.packet in early:  # what it was too early for began in the same turn
+                self._repost(service, parcel.packet)
+            else:
+                self._post(service, parcel, causes)
         self.withdrawn.update(letter.id for letter in changes.withdrawn)
         for stash in changes.stashed:
             if stash.address in self.versions:
-                self._repost(stash.address, stash.packet)
+                self._repost(stash.address.service, stash.packet)
             else:
                 self.stashes.append((stash.address, stash.packet))
         self._bury(service, changes, causes)
@@ -110,11 +116,6 @@ class Books:
             if not self.posted[Copy((service, envelope.id, envelope.attempt))]:
                 self.forbid("I3", f"{service} was handed {told(envelope)}, which no committed turn had sent")
             self._check_due(service, envelope, now)
-
-    def posted_from_outside(self, service: str, packet: bytes) -> None:
-        """Takes a packet into the books that was put into a queue by other means than a commit."""
-        envelope = self.envelope(packet)
-        self.posted[Copy((service, envelope.id, envelope.attempt))] += 1
 
     def _consume(self, service: str, changes: Changes, now: datetime) -> dict[str, Envelope]:
         causes: dict[str, Envelope] = {}
@@ -145,11 +146,12 @@ class Books:
         if version == 0:
             for stash in [stash for stash in self.stashes if stash[0] == address]:
                 self.stashes.remove(stash)
-                self._repost(*stash)
+                self._repost(address.service, stash[1])
 
-    def _repost(self, address: Address, packet: bytes) -> None:
+    def _repost(self, service: str, packet: bytes) -> None:
         self.seen["stashed message released"] += 1
-        self.posted_from_outside(address.service, packet)
+        envelope = self.envelope(packet)
+        self.posted[Copy((service, envelope.id, envelope.attempt))] += 1
 
     def _post(self, service: str, parcel: Parcel, causes: Mapping[str, Envelope]) -> None:
         if parcel.once:
@@ -204,7 +206,8 @@ class Books:
                 if not any(parcel.id == envelope.id for parcel in changes.parcels):
                     self.forbid("I4", f"{told(envelope)} failed and was neither sent again nor set aside")
             case "stashed":
-                if not any(stash.packet == entry.packet for stash in changes.stashed):
+                kept = [*changes.stashed, *changes.parcels]
+                if not any(item.packet == entry.packet for item in kept):
                     self.forbid("I4", f"{told(envelope)} came too early and was not stashed")
             case "dead letter":
                 if not any(letter.packet == entry.packet for letter in changes.dead):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from outlast.errors import Misuse
@@ -18,7 +18,7 @@ from outlast.testing.backstage import Backstage, MemoryBackstage, SqliteBackstag
 from outlast.testing.faults import Faults, FaultyEngine
 from outlast.testing.invariants import Books, short
 from outlast.testing.loop import VirtualLoop
-from outlast.testing.process import POLL, Process, SimulatedWorld
+from outlast.testing.process import LEASE, POLL, Process, SimulatedWorld
 from outlast.testing.tape import ERRORS, RECEIVING, Dice, Fault, Tape
 from outlast.testing.telling import Line
 
@@ -99,7 +99,7 @@ class Stage:
         self._dice = Dice(plot.seed)
         self._world_dice = Dice(plot.seed + 1)
         self._ids = 0
-        self._nudged_at: datetime | None = None
+        self._is_nudged = False
         self._progress_at = 0
         self._handed: dict[str, list[Delivery]] = {}
         self._runs: Counter[tuple[str, str, int]] = Counter()
@@ -182,14 +182,14 @@ class Stage:
     def _is_quiet(self) -> bool:
         if not self.pending and self.backstage.is_idle() and not any(p.is_paused for p in self.processes):
             return True
-        expiry = self.backstage.next_expiry(self.world.now())
-        if expiry is not None and expiry != self._nudged_at:
-            self._nudged_at = expiry
-            self.loop.call_later((expiry - self.world.now() + POLL).total_seconds(), self._wake, context=self._context)
+        if not self._is_nudged and self.backstage.next_expiry(self.world.now()) is not None:
+            # The workers' own poll is rare here, so it is made up for as long as anything is claimed.
+            self._is_nudged = True
+            self.loop.call_later(LEASE.total_seconds() / 3 + POLL.total_seconds(), self._nudge, context=self._context)
         return False
 
-    def _wake(self) -> None:
-        self._nudged_at = None
+    def _nudge(self) -> None:
+        self._is_nudged = False
         for process in self.processes:
             if not process.is_dead:
                 process.wake()

@@ -415,19 +415,6 @@ async def test_a_message_that_kills_its_process_is_set_aside_alone(
     assert sum(code == 9 for each in codes for code in each) <= 6 * len(bad)
 
 
-DYING = """
-import asyncio, os, sys
-from outlast.engines import open_engine
-
-async def main():
-    engine, _ = open_engine(sys.argv[1])
-    await engine.declare("clinic", ["dose"])
-    os._exit(9)
-
-asyncio.run(main())
-"""
-
-
 async def test_a_death_makes_no_suspects_of_what_others_are_at_work_on(sqlite_url: str) -> None:
     """RC-22: a sibling dies; the handlers that run here are neither counted nor run again."""
     runs: list[int] = []
@@ -445,17 +432,18 @@ async def test_a_death_makes_no_suspects_of_what_others_are_at_work_on(sqlite_ur
     async def hear(event: Taken) -> None:
         heard.append(event.number)
 
-    async with running(sqlite_url, clinic, ledger) as system:
+    async with running(sqlite_url, clinic, ledger, concurrency=5) as system:
+        system.execute("CREATE TABLE effects (what TEXT, number INTEGER)")
         await system.client.send_all(*[Dose(number=number) for number in range(5)])
         await until(lambda: len(runs) == 5)
-        for _ in range(3):
-            with program(DYING, sqlite_url) as process:
-                assert (await asyncio.to_thread(ends, process, within=20))[0] == 9
-            await asyncio.sleep(0.1)
+        await system.client.publish(Dose(number=99))
+        with program(POISONED, sqlite_url, "transaction", "99") as process:
+            assert (await asyncio.to_thread(ends, process, within=20))[0] == 9
+        await asyncio.sleep(0.1)
         gate.set()
         await system.quiet(within=3)
 
-    assert sorted(runs) == sorted(heard) == [0, 1, 2, 3, 4]
+    assert sorted(runs) == sorted(heard) == [0, 1, 2, 3, 4, 99]
 
 
 def test_failing_costs_no_time_that_grows() -> None:

@@ -311,7 +311,7 @@ def _answer(command: Command[Any], packet: bytes) -> Message:
     if envelope.type.startswith(FAILED):
         failure = msgspec.json.decode(envelope.body)
         raise RequestFailed(
-            f"{type(command).__name__} failed for good after {failure['attempts']} attempts: {failure['reason']} "
+            f"{type(command).__name__} failed for good at attempt {failure['attempts']}: {failure['reason']} "
             f"({failure['error'] or 'no error'}). "
             "Look at it with `outlast failures`."
         )

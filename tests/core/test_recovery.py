@@ -49,7 +49,7 @@ def test_an_attempt_beyond_the_last_is_set_aside_too() -> None:
 
 
 def test_without_retries_the_first_failure_is_the_last() -> None:
-    assert NO_RETRY.recover(ValueError(), 1, NOW, 0.0) == SetAside("ValueError after 1 attempts")
+    assert NO_RETRY.recover(ValueError(), 1, NOW, 0.0) == SetAside("ValueError after 1 attempt")
 
 
 @pytest.mark.parametrize("error", [Undecodable("it is no envelope"), KeyMissing("it has no key"), Misuse("no")])

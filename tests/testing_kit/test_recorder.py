@@ -57,7 +57,7 @@ async def test_a_recorded_failure_fails_in_the_test(url: str) -> None:
 
     run(source)
     assert (
-        'scenario.fails(CreateLabel, reason="ValueError after 1 attempts", error="ValueError: no printer", ' in source
+        'scenario.fails(CreateLabel, reason="ValueError after 1 attempt", error="ValueError: no printer", ' in source
     )
 
 

@@ -64,7 +64,7 @@ class Retry:
         if isinstance(error, self.give_up_on):
             return SetAside(f"{name} is an error that retrying does not cure")
         if attempt >= self.attempts:
-            return SetAside(f"{name} after {attempt} attempts")
+            return SetAside(f"{name} after {attempt} attempt{'s' if attempt != 1 else ''}")
         if attempt <= self.immediate:
             return RetryAt(None)
         return RetryAt(now + self.delay(attempt - self.immediate, dice))

@@ -22,6 +22,9 @@ from outlast.ports import Address, Changes, DeadLetter, Delivery, Entry, Parcel
 TAKEN = ("started", "continued", "completed")
 """Outcomes of a message that a workflow method has run for."""
 
+LATE = timedelta(minutes=2)
+"""Nobody leaves a message waiting for so long while nothing is wrong."""
+
 
 class Copy(tuple[str, str, int]):
     """One attempt at a message, for one service: service, id, attempt."""
@@ -49,6 +52,8 @@ class Books:
 
     def __init__(self, subscribers: Callable[[str], Sequence[str]], *, skew: timedelta = timedelta()) -> None:
         self.subscribers = subscribers
+        self.is_calm = True
+        """Nothing has been disturbed so far, so nothing may be late."""
         self.skew = skew
         """By how much clocks may differ: a date is kept by the clock of whoever looks at it."""
         self.problems: list[str] = []
@@ -56,6 +61,7 @@ class Books:
         self.posted: Counter[Copy] = Counter()
         self.handled: Counter[Copy] = Counter()
         self.due: dict[str, datetime] = {}
+        self.posted_at: dict[str, datetime] = {}
         self.withdrawn: set[str] = set()
         self.fired: set[str] = set()
         self.versions: dict[Address, tuple[int, bool]] = {}
@@ -98,7 +104,7 @@ class Books:
             if parcel.packet in early:  # what it was too early for began in the same turn
                 self._repost(service, parcel.packet)
             else:
-                self._post(service, parcel, causes)
+                self._post(service, parcel, causes, now)
         self.withdrawn.update(letter.id for letter in changes.withdrawn)
         for stash in changes.stashed:
             if stash.address in self.versions:
@@ -133,6 +139,9 @@ class Books:
         due = self.due.get(f"{envelope.id}/{envelope.attempt}")
         if due is not None and now + self.skew < due:
             self.forbid("I8", f"{service} got {told(envelope)} {due - now} before its date")
+        since = max(self.posted_at.get(envelope.id, now), due or datetime.min.replace(tzinfo=UTC))
+        if self.is_calm and now - since > LATE:
+            self.forbid("I13", f"{service} left {told(envelope)} waiting for {now - since}, and nothing was wrong")
 
     def _save(self, address: Address, version: int, done: bool, conversation: str) -> None:
         known, was_done = self.versions.get(address, (0, False))
@@ -153,7 +162,7 @@ class Books:
         envelope = self.envelope(packet)
         self.posted[Copy((service, envelope.id, envelope.attempt))] += 1
 
-    def _post(self, service: str, parcel: Parcel, causes: Mapping[str, Envelope]) -> None:
+    def _post(self, service: str, parcel: Parcel, causes: Mapping[str, Envelope], now: datetime) -> None:
         if parcel.once:
             if parcel.id in self._given_ids:
                 self.seen["repeated id of a caller left out"] += 1
@@ -167,6 +176,7 @@ class Books:
             self.posted[copy] += 1
             if self.posted[copy] > 1:
                 self.forbid("I4", f"{service or 'a client'} sent {told(envelope)} to {receiver} twice")
+        self.posted_at[envelope.id] = now
         if parcel.due is not None:
             self.due[f"{envelope.id}/{envelope.attempt}"] = parcel.due
 

@@ -190,6 +190,7 @@ class Simulation:
     def down(self, service: str, *, for_: timedelta) -> None:
         """Stops the processes of a service in good order, and starts them again after a while."""
         self.stage.start()
+        self.stage.books.is_calm = False
         self.stage.note(None, f"{service} is taken down for {for_}")
         for process in self.stage.alive(service):
             process.stop()

@@ -150,6 +150,7 @@ class Stage:
         fault = self._fault_at(number, effect)
         if fault is not None:
             self.faults_met[number] = fault
+            self.books.is_calm = False
             self.note(process, f"{str(fault).upper()} at {effect} (effect {number})")
             if fault not in ERRORS:
                 self.is_disturbed = True
@@ -200,6 +201,7 @@ class Stage:
         if not process.is_ready and process.name[-2:] != ".1":
             self.books.seen["crash during recovery"] += 1
         self.is_disturbed = True
+        self.books.is_calm = False
         self.crashes += 1
         process.is_dead = True
         self.note(process, "is dead")

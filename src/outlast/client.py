@@ -18,7 +18,7 @@ from outlast.core.message import Command, Event, Message
 from outlast.core.naming import FAILED, Catalogue, open_packet
 from outlast.core.routing import check_event, owner_of
 from outlast.engines import open_engine
-from outlast.errors import Misuse, NotFound, RequestFailed, RequestTimeout
+from outlast.errors import Misuse, NotFound, RequestFailed, RequestTimeout, Unavailable
 from outlast.ports import REPLIES, Changes, Engine, Parcel, SharesConnection, Withdrawn, World
 from outlast.runtime.post import first_parcel
 
@@ -111,6 +111,9 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._committing is not None:
+            self._committing.cancel()
+            await asyncio.gather(self._committing, return_exceptions=True)
         if self._engine is not None and self._owns_engine:
             await self._engine.close()
             self._engine = None
@@ -274,9 +277,16 @@ class Client:
                 try:
                     await self._commit_together([changes for changes, _ in pending])
                 except Exception as error:
-                    for _, committed in pending:
-                        if not committed.done():
-                            committed.set_exception(error)
+                    _fail(pending, error)
+                except asyncio.CancelledError:
+                    _fail(
+                        [*pending, *self._pending],
+                        Unavailable(
+                            "the client was closed while a message waited to be sent, so it was not. Close the client "
+                            "after the last of its calls has returned."
+                        ),
+                    )
+                    raise
                 for _, committed in pending:
                     if not committed.done():
                         committed.set_result(None)
@@ -304,6 +314,12 @@ class Client:
     def _wake_all(self) -> None:
         for wake in self._waiting:
             wake.set()
+
+
+def _fail(pending: Sequence[tuple[Changes, asyncio.Future[None]]], error: Exception) -> None:
+    for _, committed in pending:
+        if not committed.done():
+            committed.set_exception(error)
 
 
 def _answer(command: Command[Any], packet: bytes) -> Message:

@@ -37,21 +37,20 @@ def listener(heard: list[int]) -> Service:
 
 
 def test_killed_before_any_statement_an_order_still_takes_effect_once(tmp_path: Path) -> None:
-    """CP-01, CP-02, CP-03, CP-04, CP-05, CP-06, CP-07, CP-08, CP-10, CP-11, CP-15, CP-17, CP-19, CP-22, SG-36:
-    every fourth statement of an order with a workflow, a timer, rows and a dead letter; also two and five kills in
-    a row. `python -m tests.mortal <folder> 1 1` tries all of them.
+    """CP-01, CP-02, CP-03, CP-04, CP-05, CP-06, CP-07, CP-08, CP-10, CP-11, CP-12, CP-15, CP-17, CP-19, CP-22:
+    every statement of an order with a workflow, a timer, rows and a dead letter; also two and five kills in a row.
     """
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.mortal", str(tmp_path), "2", "4"],
+        [sys.executable, "-m", "tests.mortal", str(tmp_path), "1", "1"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=150,
         check=False,
     )
 
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("tried "), ran.stdout
-    assert int(ran.stdout.split()[1]) > 60
+    assert int(ran.stdout.split()[1]) > 150
 
 
 WORKING = """

@@ -566,3 +566,23 @@ def test_a_process_that_only_imports_says_nothing(tmp_path: Path) -> None:
     with program("import warnings; warnings.simplefilter('error'); import outlast, asyncio") as process:
         assert ends(process, within=10) == (0, "")
     wait_for(lambda: process.returncode == 0)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_call_leaves_nothing_running(sqlite_url: str) -> None:
+    """SD-16, SD-18: the file is locked, the caller gives up, and the client is closed: no task, no complaint."""
+    path = sqlite_url.removeprefix("sqlite:///").partition("?")[0]
+    async with Client(sqlite_url) as client:
+        await client.send(Work(number=1))
+    locker = sqlite3.connect(path, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+
+    began = time.monotonic()
+    async with Client(sqlite_url) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.send(Work(number=2))
+    took = time.monotonic() - began
+    locker.close()
+
+    assert took < 2
+    assert len(asyncio.all_tasks()) == 1

@@ -7,19 +7,16 @@ for itself, and the rest of the batch goes on in a new one. So a handler that do
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
-import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from outlast.core.instance import listed
-from outlast.errors import TimeLimitExceeded
 from outlast.ports import Delivery
 from outlast.runtime.context import Context
 from outlast.runtime.host import Host, Letter
+from outlast.runtime.waiting import TimeLimit, Watched, in_thread
 
 T = TypeVar("T")
 
@@ -96,44 +93,29 @@ class Flight:
         task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, letters: deque[Letter]) -> None:
+        """Carries out letters one after the other, until one of them waits: then the rest go on without it."""
         while letters:
             letter = letters.popleft()
-            handler = letter.handler
-            assert handler is not None
-            deadline: asyncio.TimerHandle | None = None
-            expired = False
-            task = asyncio.current_task()
-            assert task is not None
+            assert letter.handler is not None
+            limit = TimeLimit(letter.handler.plan.name, letter.handler.plan.time_limit)
 
-            def waits(limit: timedelta = handler.plan.time_limit, task: asyncio.Task[Any] = task) -> None:
-                nonlocal deadline, letters
+            def waits(limit: TimeLimit = limit) -> None:
+                nonlocal letters
+                limit.start()
                 rest, letters = letters, deque[Letter]()
                 if rest:
                     self._spawn(rest)
-
-                def expire() -> None:
-                    nonlocal expired
-                    expired = True
-                    task.cancel()
-
-                deadline = asyncio.get_running_loop().call_later(limit.total_seconds(), expire)
 
             try:
                 letter.returned = await Watched(self._handle(letter), waits)
             except asyncio.CancelledError as error:
                 if self._given_up:
                     raise
-                letter.error = error
-                if expired:
-                    letter.error = TimeLimitExceeded(
-                        f"{handler.plan.name} ran longer than its time limit of {handler.plan.time_limit} and was "
-                        "cancelled. Give it more with handles(time_limit=...), or let it wait less."
-                    )
+                letter.error = limit.exceeded or error
             except BaseException as error:  # whatever ends a handler ends its message's attempt, not the worker
                 letter.error = error
             finally:
-                if deadline is not None:
-                    deadline.cancel()
+                limit.stop()
             if self.flying.pop(letter.delivery.receipt, None) is not None:
                 self.finished.append(letter)
                 self.landed()
@@ -149,74 +131,3 @@ class Flight:
             return listed(await function(message, **arguments), function)
         # What it returns may be a generator, which has to run in the thread too.
         return await in_thread(lambda: listed(function(message, **arguments), function))
-
-
-async def in_thread(function: Callable[[], T]) -> T:
-    """Calls a function in a thread of its own, and returns what it returned.
-
-    A pool would have as many threads as the machine has cores, and the process could not end while one of
-    them is blocked. Cancelling does not stop the function; what it returns then is dropped.
-    """
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(returned: Any, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is None:
-            result.set_result(returned)
-        elif isinstance(error, StopIteration):  # no future can carry it
-            result.set_exception(RuntimeError(f"the handler raised {error!r}"))
-        else:
-            result.set_exception(error)
-
-    def run() -> None:
-        returned, failure = None, None
-        try:
-            returned = context.run(function)
-        except BaseException as error:  # handed to whoever waits
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and so is everyone who waited
-            loop.call_soon_threadsafe(settle, returned, failure)
-
-    threading.Thread(target=run, name="outlast handler", daemon=True).start()
-    return await result
-
-
-class Watched:
-    """Awaits a coroutine, and says so once if it really has to wait.
-
-    The coroutine has a context of its own: the context variables that it sets are not seen by the next one.
-    """
-
-    __slots__ = ("context", "coroutine", "waits")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T], waits: Callable[[], None]) -> None:
-        self.coroutine = coroutine
-        self.waits = waits
-        self.context = contextvars.copy_context()
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine, run = self.coroutine, self.context.run
-        try:
-            awaited = run(coroutine.send, None)
-        except StopIteration as stop:
-            return stop.value
-        self.waits()
-        while True:
-            try:
-                sent = yield awaited
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:  # handed on, as `yield from` would
-                step: Callable[[Any], Any] = coroutine.throw
-                value: Any = error
-            else:
-                step = coroutine.send
-                value = sent
-            try:
-                awaited = run(step, value)
-            except StopIteration as stop:
-                return stop.value

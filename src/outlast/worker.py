@@ -72,9 +72,8 @@ class Station:
         letters = await self._next_letters()
         if not letters:
             return False
-        claimed = await turn(self.host, letters)
+        await turn(self.host, letters, self.flight.start)
         self._finished = []
-        self.flight.start(claimed)
         return True
 
     async def _next_letters(self) -> list[Letter]:
@@ -117,7 +116,7 @@ class Station:
             try:
                 self._finished = finished
                 if finished:
-                    await turn(self.host, finished)
+                    await turn(self.host, finished, self.flight.start)
                 self._finished = []
                 await self._renew_claims()
             except Unavailable as error:
@@ -132,7 +131,7 @@ class Station:
         try:
             finished = self._finished + self.flight.take_finished()
             if finished:
-                await turn(self.host, finished)
+                await turn(self.host, finished, self.flight.start)
         except Unavailable as error:  # then these are handed over again when their lease ends
             self.host.observe(Interrupted(self.host.name, error))
         try:
@@ -242,9 +241,7 @@ class Worker:
         self._tasks = [loop.create_task(station.run()) for station in self.stations]
         self._tasks.append(loop.create_task(relay(engine, world, self.observe, self.poll)))
         if self._owns_engine:
-            self._tasks.append(
-                loop.create_task(clean(inspector_of(engine), world, self.observe, self.keep_history))
-            )
+            self._tasks.append(loop.create_task(clean(inspector_of(engine), world, self.observe, self.keep_history)))
         for service in self.services:
             self.observe(Started(service.name, type(engine).__name__))
 

@@ -13,7 +13,7 @@ message that `first_sight` then recognises.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from outlast.errors import Conflict, Unavailable
 from outlast.ports import Delivery
@@ -22,25 +22,30 @@ from outlast.runtime.host import Host, Letter
 from outlast.signals import Interrupted, Overruled, Turned
 
 
-async def turn(host: Host, letters: Sequence[Letter]) -> list[Letter]:
-    """Commits what these letters lead to, and acknowledges them.
+Start = Callable[[Sequence[Letter]], None]
 
-    Returns those that were claimed instead, because their handler may wait or because they are suspect:
-    they are the caller's to carry out, and to bring to a later turn. A letter that fails costs only itself.
-    Raises `Unavailable`, and then nothing happened.
+
+async def turn(host: Host, letters: Sequence[Letter], start: Start) -> None:
+    """Commits what these letters lead to, and acknowledges them. A letter that fails costs only itself.
+
+    Those whose handler may wait, and suspects, are claimed instead and given to `start` once that is committed,
+    to be carried out and brought to a later turn. Raises `Unavailable`; what was not committed then has not
+    happened, and may be brought again together with what was.
     """
     try:
-        return await _turn(host, letters)
+        await _turn(host, letters, start)
     except (Unavailable, asyncio.CancelledError):
         raise
     except Exception as error:  # the transaction itself was refused, on account of one of the letters
         if len(letters) == 1:
             letters[0].error = error
-            return await _turn(host, letters)
-        return [claimed for letter in letters for claimed in await turn(host, [letter])]
+            await _turn(host, letters, start)
+            return
+        for letter in letters:
+            await turn(host, [letter], start)
 
 
-async def _turn(host: Host, letters: Sequence[Letter]) -> list[Letter]:
+async def _turn(host: Host, letters: Sequence[Letter], start: Start) -> None:
     while True:
         work = await host.engine.begin(host.name)
         try:
@@ -62,6 +67,7 @@ async def _turn(host: Host, letters: Sequence[Letter]) -> list[Letter]:
             await work.rollback()
             raise
         break
+    start([_as_claimed(letter) for letter in batch.claimed])
     try:
         await host.engine.acknowledge([letter.delivery for letter in letters])
     except Exception as error:  # it is committed all the same: what comes again, `first_sight` recognises
@@ -69,7 +75,6 @@ async def _turn(host: Host, letters: Sequence[Letter]) -> list[Letter]:
     for signal in batch.signals:
         host.observe(signal)
     host.observe(Turned(host.name, len(changes.handled), len(changes.claimed), len(changes.parcels)))
-    return [_as_claimed(letter) for letter in batch.claimed]
 
 
 def _as_claimed(letter: Letter) -> Letter:

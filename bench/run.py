@@ -1,6 +1,6 @@
 """Every measurement in one run, each beside what it is compared with; writes docs/performance.md.
 
-`python -m bench.run` for all of it, `--only limit,peer,latency,growth` for parts, `--quick` for a smoke run that
+`python -m bench.run` for all of it, `--only limit,peer,latency,growth,start` for parts, `--quick` for a smoke run that
 writes nothing, `--json` for the figures alone.
 """
 
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import msgspec
 from bench import growth, inprocess, limit_sqlite, processes
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("limit", "peer", "latency", "growth")
+PARTS = ("limit", "peer", "latency", "growth", "start")
 AMQP = "amqp://guest:guest@127.0.0.1:5672"
 POSTGRES = "host=127.0.0.1 user=postgres dbname=postgres"
 
@@ -101,6 +102,26 @@ def idle_latency(orders: int) -> dict[str, object]:
     }
 
 
+def start_time(rounds: int) -> dict[str, object]:
+    """The command line's help against a Python that does nothing, alternating; the fastest of each."""
+    command = Path(sys.executable).with_name("outlast")
+    bare, ours = [], []
+    for _ in range(rounds):
+        bare.append(wall_ms([sys.executable, "-c", "pass"]))
+        ours.append(wall_ms([command, "--help"]))
+    return {
+        "python_ms": round(min(bare)),
+        "outlast_help_ms": round(min(ours)),
+        "ratio": round(min(ours) / min(bare), 1),
+    }
+
+
+def wall_ms(command: list[object]) -> float:
+    begin = time.perf_counter()
+    subprocess.run([*map(str, command)], stdout=subprocess.DEVNULL, check=True)
+    return (time.perf_counter() - begin) * 1000
+
+
 def with_a_million(million: int, sample: int) -> dict[str, object]:
     """CPU per message with a million messages or instances, against an empty file."""
     with tempfile.TemporaryDirectory() as directory:
@@ -160,6 +181,7 @@ Python {python}, SQLite {sqlite}, msgspec {msgspec}, {cores} cores, {system}.
   topology (`bench/peers`), the fastest durable peer that could be found. It keeps no workflow state.
 * **latency**: from publishing one order to its instance being done, one order at a time, three services in three
   processes, by looking at the rows from outside.
+* **start**: `outlast --help` against `python -c pass`, the fastest of twenty.
 * **growth**: CPU per message when a million messages wait in the queue, and when a million instances are stored,
   against a file with neither. Random keys are the worst case: every new instance lands on another index page.
 """
@@ -176,6 +198,7 @@ def main() -> None:
         "limit": lambda: against_limit(1000 if quick else 20_000, 1 if quick else 5),
         "peer": lambda: against_peer(1000 if quick else 10_000, 1 if quick else 3),
         "latency": lambda: idle_latency(20 if quick else 200),
+        "start": lambda: start_time(3 if quick else 20),
         "growth": lambda: with_a_million(20_000 if quick else 1_000_000, 2000 if quick else 20_000),
     }
     figures: dict[str, dict[str, object]] = {}

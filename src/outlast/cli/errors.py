@@ -1,10 +1,9 @@
-"""How an error becomes a text (or JSON) on stderr, and an exit code."""
+"""How an error becomes a text (or JSON) on stderr, and an exit code.
+
+What only an error needs is imported when there is one: help is to answer at once.
+"""
 
 from __future__ import annotations
-
-import json
-import textwrap
-import traceback
 
 import click
 
@@ -37,6 +36,8 @@ def report(error: Exception, *, as_json: bool, verbose: bool) -> None:
     candidates = error.candidates if isinstance(error, NotFound) else []
     kind = type(error).__name__
     if as_json:
+        import json
+
         value = {"error": kind, "message": text, "candidates": candidates, "exit_code": exit_code_of(error)}
         click.echo(json.dumps(value), err=True)
     else:
@@ -46,11 +47,15 @@ def report(error: Exception, *, as_json: bool, verbose: bool) -> None:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(f"  See `{error.ctx.command_path} --help`.", err=True)
     if verbose:
+        import traceback
+
         click.echo("".join(traceback.format_exception(error)), err=True)
 
 
 def _laid_out(text: str) -> str:
     """The first sentence, which says what happened, on a line; what to do below it."""
+    import textwrap
+
     head, dot, rest = text.partition(". ")
     if not dot:
         return text

@@ -7,9 +7,11 @@ commit together. Start with `Event`, `Command`, `Workflow` and `Service`; `Worke
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # what type checkers take to be true; `typing` itself is half of what help would have to load
 if TYPE_CHECKING:
+    from typing import Any
+
     from outlast.client import Client, Outgoing, Sent
     from outlast.core.message import Command, Event, Failed, Message
     from outlast.core.recovery import NO_RETRY, Retry

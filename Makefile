@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test check demo chaos bench setup clean
+.PHONY: seeded-bugs explore test check demo chaos bench setup clean
 
 setup: .venv/ready
 
@@ -30,6 +30,14 @@ chaos: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m bench.run $(ARGS)
+
+# Plants known bugs in a copy of the library, one at a time, and shows which search finds them.
+seeded-bugs: .venv/ready
+	$(BIN)/python -m tests.seeded_bugs $(ARGS)
+
+# Searches for broken rules beyond what the tests do; ARGS="--pairs" or ARGS="--seeds 1000" for more.
+explore: .venv/ready
+	$(BIN)/python -m tests.simulation.exhaustive $(ARGS)
 
 clean:
 	rm -rf .venv .bench

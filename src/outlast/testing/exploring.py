@@ -22,7 +22,7 @@ from outlast.testing.tape import CRASHES, ERRORS, Fault, Tape
 Scenario = Callable[[Simulation], None]
 
 EVERY_FAULT = (*CRASHES, *ERRORS)
-RACES = frozenset({"receive", "first sight", "load", "commit", "handler"})
+RACES = frozenset({"receive", "load", "commit", "handler"})
 """The effects by which processes can notice each other."""
 SHRINKING_RUNS = 1_000
 """So many runs are spent at most on shortening a tape."""
@@ -98,17 +98,18 @@ def interleave(
     scenario: Scenario,
     services: Sequence[Service],
     *,
+    racing: str,
     workers: int = 2,
-    batch: int = 256,
     choice_points: frozenset[str] = RACES,
     tape: Tape | None = None,
     limit: int = 100_000,
 ) -> Explored:
-    """Runs the scenario in every order in which its processes can get to these effects.
+    """Runs the scenario in every order in which the workers of the service `racing` get to these effects.
 
-    Keep the scenario small: the number of orders grows very fast. Beyond `limit` runs the search ends.
+    Each of its workers is handed other messages, so that different messages for one instance can race. Keep the
+    scenario small: the number of orders grows very fast. Beyond `limit` runs the search ends.
     """
-    plot = Plot(services=services, workers=workers, batch=batch, choice_points=choice_points)
+    plot = Plot(services=services, workers=workers, is_shared_out=True, racing=racing, choice_points=choice_points)
     faults: Mapping[int, Fault] = tape.faults if tape is not None else {}
     found = Explored()
     order: list[int] = []

@@ -95,6 +95,8 @@ class Books:
     def committed(self, service: str, changes: Changes, now: datetime) -> None:
         """Takes a commit that succeeded into the books. `service` is empty for a client."""
         causes = self._consume(service, changes, now)
+        for delivery in [*changes.claimed, *(d for d in changes.handled if not d.count)]:
+            self._check_late(service, self.envelope(delivery.packet), now)
         if service and not causes and (changes.parcels or changes.saved or changes.stashed or changes.dead):
             self.forbid("I5", f"{service} wrote {_listed(self, changes)} without consuming what led to it")
         for saved in changes.saved:
@@ -139,9 +141,12 @@ class Books:
         due = self.due.get(f"{envelope.id}/{envelope.attempt}")
         if due is not None and now + self.skew < due:
             self.forbid("I8", f"{service} got {told(envelope)} {due - now} before its date")
-        since = max(self.posted_at.get(envelope.id, now), due or datetime.min.replace(tzinfo=UTC))
-        if self.is_calm and now - since > LATE:
-            self.forbid("I13", f"{service} left {told(envelope)} waiting for {now - since}, and nothing was wrong")
+
+    def _check_late(self, service: str, envelope: Envelope, now: datetime) -> None:
+        since = self.posted_at.get(envelope.id, now)
+        due = self.due.get(f"{envelope.id}/{envelope.attempt}", since)
+        if self.is_calm and now - max(since, due) > LATE:
+            self.forbid("I13", f"{service} left {told(envelope)} waiting from {since}, and nothing was wrong")
 
     def _save(self, address: Address, version: int, done: bool, conversation: str) -> None:
         known, was_done = self.versions.get(address, (0, False))
@@ -216,8 +221,8 @@ class Books:
                 if not any(parcel.id == envelope.id for parcel in changes.parcels):
                     self.forbid("I4", f"{told(envelope)} failed and was neither sent again nor set aside")
             case "stashed":
-                kept = [*changes.stashed, *changes.parcels]
-                if not any(item.packet == entry.packet for item in kept):
+                kept = [s.packet for s in changes.stashed] + [p.packet for p in changes.parcels]
+                if entry.packet not in kept:
                     self.forbid("I4", f"{told(envelope)} came too early and was not stashed")
             case "dead letter":
                 if not any(letter.packet == entry.packet for letter in changes.dead):

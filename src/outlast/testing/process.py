@@ -96,8 +96,8 @@ class Theatre(Protocol):
         """The deliveries, and one that was handed over before."""
         ...
 
-    def handed(self, service: str, deliveries: Sequence[Delivery]) -> None:
-        """A process is handed over these deliveries."""
+    def handed(self, process: Process, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """A process is handed over these deliveries, or a share of them."""
         ...
 
     def note(self, process: Process | None, text: str) -> None:
@@ -209,11 +209,14 @@ class Process:
             case Fault.REORDER:
                 deliveries = list(reversed(deliveries))
             case Fault.PARTIAL:
-                deliveries = deliveries[:1]
+                deliveries = self.share(deliveries)
             case _:
                 pass
-        self.theatre.handed(service, deliveries)
-        return deliveries
+        return self.theatre.handed(self, deliveries)
+
+    def share(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Every second one; the others are for the processes with other numbers, as with a broker."""
+        return deliveries[int(self.name.rpartition(".")[2]) % 2 :: 2] or deliveries
 
     def hears(self, notify: Callable[[], None]) -> Callable[[], None]:
         def heard() -> None:

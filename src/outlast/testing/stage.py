@@ -19,13 +19,15 @@ from outlast.testing.faults import Faults, FaultyEngine
 from outlast.testing.invariants import Books, short
 from outlast.testing.loop import VirtualLoop
 from outlast.testing.process import LEASE, POLL, Process, SimulatedWorld
-from outlast.testing.tape import ERRORS, RECEIVING, Dice, Fault, Tape
+from outlast.testing.tape import RECEIVING, Dice, Fault, Tape
 from outlast.testing.telling import Line
 
 T = TypeVar("T")
 
 NEVER_FAILS = Faults()
 NO_TAPE = Tape()
+OUTLIVING_CLAIMS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.AWAY, Fault.PAUSE)
+"""Faults after which others may take what a process had claimed."""
 EFFECTS_IN_VAIN = 3_000
 """So many effects without a commit that changes anything are an endless loop."""
 
@@ -42,6 +44,10 @@ class Plot:
     workers: int = 1
     """Processes of each service."""
     batch: int = 256
+    is_shared_out: bool = False
+    """Each worker of a service is handed other messages, as a broker does; else all are offered the same."""
+    racing: str = ""
+    """If set, only this service has several workers, and only its processes wait for each other."""
     choice_points: frozenset[str] | None = None
     """If set, only these effects let other processes go first; for all interleavings of a few."""
     overrides: dict[Any, Any] = field(default_factory=dict[Any, Any])
@@ -126,7 +132,7 @@ class Stage:
             for name, topics in self.topics.items():
                 self.loop.run_until_complete(self.engine.inner.declare(name, topics))
             for name in self.services:
-                for _ in range(self.plot.workers):
+                for _ in range(self.workers_of(name)):
                     self.begin(name)
 
     def close(self) -> None:
@@ -136,12 +142,17 @@ class Stage:
             self.loop.close()
             self.backstage.close()
 
+    def workers_of(self, service: str) -> int:
+        """How many processes the service has."""
+        return self.plot.workers if self.plot.racing in ("", service) else 1
+
     def alive(self, service: str) -> list[Process]:
         """The processes of a service."""
         return [p for p in self.processes if p.service.name == service and not p.is_dead]
 
     async def stand(self, process: Process, effect: str) -> Fault | None:
-        if self.plot.choice_points is None or effect in self.plot.choice_points:
+        plot = self.plot
+        if plot.racing in ("", process.service.name) and (plot.choice_points is None or effect in plot.choice_points):
             await self.loop.stand()
         number = len(self.trace)
         if number > self._progress_at + EFFECTS_IN_VAIN:
@@ -152,7 +163,7 @@ class Stage:
             self.faults_met[number] = fault
             self.books.is_calm = False
             self.note(process, f"{str(fault).upper()} at {effect} (effect {number})")
-            if fault not in ERRORS:
+            if fault in OUTLIVING_CLAIMS:
                 self.is_disturbed = True
         return fault
 
@@ -232,7 +243,8 @@ class Stage:
                 )
 
     def wrote(self, process: Any, service: str, changes: Changes) -> None:
-        self.lines.append(Line(self.loop.time(), process.name, changes))
+        if changes != Changes(renewed=changes.renewed, claimed_until=changes.claimed_until):
+            self.lines.append(Line(self.loop.time(), process.name, changes))
         if changes.handled or changes.parcels:
             self._progress_at = len(self.trace)
         self.books.committed(service, changes, self.world.now())
@@ -249,10 +261,14 @@ class Stage:
         before = [d for d in self._handed.get(service, ()) if d.receipt not in receipts]
         return [*deliveries, before[self._ids % len(before)]] if before else deliveries
 
-    def handed(self, service: str, deliveries: Sequence[Delivery]) -> None:
+    def handed(self, process: Process, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         if deliveries:
+            service = process.service.name
+            if self.plot.is_shared_out:
+                deliveries = process.share(deliveries)
             self._handed.setdefault(service, []).extend(deliveries[:4])
             self.books.received(service, deliveries, self.world.now())
+        return deliveries
 
     def note(self, process: Process | None, text: str) -> None:
         self.lines.append(Line(self.loop.time(), process.name if process is not None else "", text))
@@ -265,7 +281,7 @@ class Stage:
         world = SimulatedWorld(self.loop, self._new_id, self._world_dice, skew_seconds=skew)
         process = Process(f"{name}.{generation}", self.services[name], self, world)
         self.processes.append(process)
-        if generation > self.plot.workers:
+        if generation > self.workers_of(name):
             self.note(process, "starts")
         engine = FaultyEngine(self.backstage.connect(world), process, self.books, self.backstage.turnstile)
         process.start(engine, batch=self.plot.batch, overrides=self.plot.overrides)

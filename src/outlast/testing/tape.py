@@ -35,7 +35,7 @@ class Fault(StrEnum):
     REORDER = "reorder"
     """What is waiting is handed over in the opposite order."""
     PARTIAL = "partial"
-    """Of what is waiting only the first message is handed over."""
+    """Of what is waiting only every second message is handed over; the others are for other processes."""
     DEAF = "deaf"
     """Notifications do not reach this process until its next poll."""
     AWAY = "away"

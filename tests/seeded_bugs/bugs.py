@@ -1,0 +1,201 @@
+"""The bugs that are planted. Each is a change of the real code, of the kind that a hurried author makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TURN = "runtime/turn.py"
+BATCH = "runtime/batch.py"
+POST = "runtime/post.py"
+WORKER = "worker.py"
+INSTANCE = "core/instance.py"
+MEMORY = "adapters/memory.py"
+
+COMMIT = "            await work.commit(changes)\n"
+AT_ONCE = """            other = await host.engine.begin(host.name)
+            await other.commit({first})
+            {clear}
+            await work.commit(changes)
+"""
+AFTERWARDS = """            late, changes.parcels = {late}, {now}
+            await work.commit(changes)
+            other = await host.engine.begin(host.name)
+            await other.commit(Changes(parcels=late))
+"""
+IMPORT = ("from outlast.ports import Delivery\n", "from outlast.ports import Changes, Delivery\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """A change of the code: in each file, a text that occurs once and what it becomes."""
+
+    name: str
+    edits: tuple[tuple[str, str, str], ...]
+
+
+def bug(name: str, file: str, *texts: tuple[str, str]) -> Bug:
+    return Bug(name, tuple((file, old, new) for old, new in texts))
+
+
+BUGS = [
+    bug(
+        "message consumed before its work is committed",
+        TURN,
+        IMPORT,
+        (COMMIT, AT_ONCE.format(first="Changes(handled=changes.handled)", clear="changes.handled = []")),
+    ),
+    Bug(
+        "inbox not asked, and consumption not checked",
+        (
+            (TURN, "mine = [letter for letter in letters if letter.delivery.receipt in fresh]", "mine = list(letters)"),
+            (
+                MEMORY,
+                "            if not self._is_ours(delivery):\n                raise Conflict",
+                "            if False:\n                raise Conflict",
+            ),
+        ),
+    ),
+    bug(
+        "state and outgoing messages in two transactions",
+        TURN,
+        IMPORT,
+        (COMMIT, AFTERWARDS.format(late="changes.parcels", now="[]")),
+    ),
+    bug(
+        "messages sent before the commit",
+        TURN,
+        IMPORT,
+        (COMMIT, AT_ONCE.format(first="Changes(parcels=changes.parcels)", clear="changes.parcels = []")),
+    ),
+    bug(
+        "failure event outside of the transaction",
+        TURN,
+        IMPORT,
+        (
+            COMMIT,
+            AFTERWARDS.format(
+                late="[p for p in changes.parcels if b'failed:' in p.packet]",
+                now="[p for p in changes.parcels if b'failed:' not in p.packet]",
+            ),
+        ),
+    ),
+    bug("refused turn dropped instead of repeated", TURN, ("            continue\n", "            return []\n")),
+    bug(
+        "one bad message fails its whole batch",
+        TURN,
+        (
+            "            for letter in mine:\n",
+            "            for letter in mine if all(m.error is None for m in mine) else [_spoilt(m) for m in mine]:\n",
+        ),
+        (
+            "def _as_claimed(",
+            "def _spoilt(letter: Letter) -> Letter:\n    letter.error = letter.error or RuntimeError()\n"
+            "    return letter\n\n\ndef _as_claimed(",
+        ),
+    ),
+    bug(
+        "version of an instance not checked",
+        MEMORY,
+        ("if (row.version if row else 0) != saved.version:", "if False:"),
+    ),
+    bug(
+        "claim ignored by others",
+        MEMORY,
+        ("return self.claimed_until is not None and self.claimed_until > now", "return False"),
+    ),
+    bug(
+        "claim never ends",
+        MEMORY,
+        ("return self.claimed_until is not None and self.claimed_until > now", "return self.claimed_until is not None"),
+    ),
+    bug(
+        "old claim taken for a new one",
+        MEMORY,
+        ("return row is not None and row.count == delivery.count", "return row is not None"),
+    ),
+    bug("date of a message ignored", MEMORY, ("if parcel.due is not None and parcel.due > now:", "if False:")),
+    bug("dated message delivered, and kept", MEMORY, ("store.dated[min(due, limit) : due]", "store.dated[:due]")),
+    bug(
+        "stashed message never released",
+        MEMORY,
+        ("        if row is None:\n            for stash", "        if False:\n            for stash"),
+    ),
+    bug(
+        "repeated id of a caller sent again",
+        MEMORY,
+        (
+            "                    continue\n                store.sent_ids",
+            "                    pass\n                store.sent_ids",
+        ),
+    ),
+    bug(
+        "nobody is woken by a commit",
+        MEMORY,
+        ("        store.entries += changes.history\n        store.wake()", "        store.entries += changes.history"),
+    ),
+    bug(
+        "early message dropped instead of stashed",
+        BATCH,
+        ("changes.stashed.append(Stash(address, packet, self.now + plan.stash))", "pass"),
+    ),
+    bug(
+        "message stashed in the batch that starts its instance",
+        BATCH,
+        ("        if self.changes.stashed:\n            self._unstash()\n", ""),
+    ),
+    bug(
+        "dead letter without its bytes",
+        BATCH,
+        (
+            "                packet=packet,\n                reason=reason,",
+            "                packet=b'{}',\n                reason=reason,",
+        ),
+    ),
+    bug(
+        "retry under a new id",
+        POST,
+        (
+            "replace(envelope, attempt=envelope.attempt + 1)",
+            "replace(envelope, attempt=envelope.attempt + 1, id=envelope.id + 'x')",
+        ),
+    ),
+    bug("attempt not counted", POST, ("replace(envelope, attempt=envelope.attempt + 1)", "replace(envelope)")),
+    bug(
+        "conversation lost on the way",
+        POST,
+        (
+            "        type=name,\n        conversation=cause.conversation,",
+            "        type=name,\n        conversation=id,",
+        ),
+    ),
+    bug(
+        "workflow not told of a failure", POST, ("    if origin is None and command.reply_to is None:", "    if True:")
+    ),
+    bug("completed instance goes on", INSTANCE, ("        if self.done:\n", "        if False:\n")),
+    bug("second start handled again", INSTANCE, ("if envelope.type in record.started_by:", "if False:")),
+    Bug(
+        "cancelled timer neither withdrawn nor recognised",
+        (
+            (MEMORY, "        if gone:\n", "        if False:\n"),
+            (INSTANCE, "if timer is None or timer.id != token:", "if False:"),
+            (INSTANCE, "del record.timers[envelope.timer[0]]", "record.timers.pop(envelope.timer[0], None)"),
+        ),
+    ),
+    bug(
+        "result of a handler lost when the engine fails",
+        WORKER,
+        (
+            "self._finished += self.flight.take_finished()\n        in_flight",
+            "self._finished = self.flight.take_finished()\n        in_flight",
+        ),
+    ),
+    bug(
+        "own message taken again after standing still",
+        WORKER,
+        ("        self._finished += self.flight.take_finished()\n        in_flight", "        in_flight"),
+        (
+            "        deliveries = await self",
+            "        self._finished += self.flight.take_finished()\n        deliveries = await self",
+        ),
+    ),
+]

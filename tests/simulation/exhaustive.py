@@ -1,0 +1,97 @@
+"""The searches that take longer than a test run, with their figures.
+
+python -m tests.simulation.exhaustive            single faults and races
+python -m tests.simulation.exhaustive --pairs    every pair of faults as well (minutes)
+python -m tests.simulation.exhaustive --seeds N  N random runs of every workload
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from outlast import Service
+from outlast.testing import Simulation
+from outlast.testing.exploring import Explored, Scenario, explore, interleave, search
+from outlast.testing.stage import NEVER_FAILS
+from outlast.testing.tape import CRASHES
+from tests.simulation import workloads as w
+
+WORKLOADS: list[tuple[Scenario, Sequence[Service]]] = [
+    (w.orders, w.ORDERS),
+    (w.fan_in, w.FAN_IN),
+    (w.timer_race, w.TIMER_RACE),
+    (w.poison, w.ORDERS),
+    (w.repeated, w.ORDERS),
+    (w.too_early, w.ORDERS),
+    (w.away, w.ORDERS),
+]
+VISIBLE = frozenset({"load", "commit"})
+
+
+def two_parts(sim: Simulation) -> None:
+    """The smallest fan-in: two parts reach one instance at the same time."""
+    w.fan_in(sim, parts=2)
+
+
+def show(what: str, searching: Callable[[], Explored], seen: Counter[str]) -> None:
+    """Runs a search and prints what it went through."""
+    started = time.perf_counter()
+    found = searching()
+    seconds = time.perf_counter() - started
+    seen.update(found.seen)
+    print(f"{what:<44} {found}, {seconds:.1f} s, {found.runs / seconds:,.0f} runs/s", flush=True)
+
+
+def rate() -> None:
+    """Prints how many undisturbed order conversations are simulated in a second."""
+    ids = [str(number) for number in range(500)]
+    started = time.perf_counter()
+    with Simulation(w.ORDERS, faults=NEVER_FAILS) as sim:
+        w.orders(sim, *ids)
+    together = len(ids) / (time.perf_counter() - started)
+    started = time.perf_counter()
+    for _ in range(200):
+        with Simulation(w.ORDERS) as sim:
+            w.orders(sim)
+    alone = 200 / (time.perf_counter() - started)
+    print(f"order conversations per second: {together:,.0f} in one world, {alone:,.0f} each in a world of its own")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", action="store_true")
+    parser.add_argument("--crash-pairs", action="store_true")
+    parser.add_argument("--seeds", type=int, default=0)
+    parser.add_argument("--limit", type=int, default=20_000)
+    arguments = parser.parse_args()
+    seen: Counter[str] = Counter()
+    rate()
+    for scenario, services in WORKLOADS:
+        name = scenario.__name__.replace("_", " ")
+        for engine in ("memory", "sqlite"):
+            show(f"single faults, {name}, {engine}", partial(explore, scenario, services, engine=engine), seen)
+            if arguments.seeds:
+                seeds = range(arguments.seeds)
+                show(
+                    f"random faults, {name}, {engine}",
+                    partial(search, scenario, services, seeds=seeds, engine=engine),
+                    seen,
+                )
+    for racers, services, racing in (
+        (two_parts, w.FAN_IN, "assembly"),
+        (w.timer_race, w.TIMER_RACE, "questions"),
+    ):
+        race = partial(interleave, racers, services, racing=racing, choice_points=VISIBLE, limit=arguments.limit)
+        show(f"all orders, {racers.__name__.replace('_', ' ')}, two workers", race, seen)
+    if arguments.pairs or arguments.crash_pairs:
+        kinds = {"faults": CRASHES} if arguments.crash_pairs else {}
+        show("pairs of faults, orders, memory", partial(explore, w.orders, w.ORDERS, pairs=True, **kinds), seen)
+    print("met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(seen.items())))
+
+
+if __name__ == "__main__":
+    main()

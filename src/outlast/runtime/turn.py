@@ -21,7 +21,6 @@ from outlast.runtime.batch import Batch, addresses
 from outlast.runtime.host import Host, Letter
 from outlast.signals import Interrupted, Overruled, Turned
 
-
 Start = Callable[[Sequence[Letter]], None]
 
 

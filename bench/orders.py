@@ -73,6 +73,4 @@ async def create_label(command: CreateShippingLabel) -> ShippingLabelCreated:
 
 def placed(number: int, order_id: str) -> OrderPlaced:
     """The order that every program places as its number `number`."""
-    return OrderPlaced(
-        order_id=order_id, customer=f"customer-{number % 1000}", amount=1999, sku=f"sku-{number % 97}"
-    )
+    return OrderPlaced(order_id=order_id, customer=f"customer-{number % 1000}", amount=1999, sku=f"sku-{number % 97}")

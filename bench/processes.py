@@ -83,9 +83,7 @@ async def latency(path: Path, orders: int) -> list[float]:
             order_id = new_id()
             begin = time.perf_counter()
             await client.publish(placed(number, order_id))
-            while not look.execute(
-                "SELECT 1 FROM outlast_instances WHERE key = ? AND done", (order_id,)
-            ).fetchone():
+            while not look.execute("SELECT 1 FROM outlast_instances WHERE key = ? AND done", (order_id,)).fetchone():
                 time.sleep(0.0001)  # noqa: ASYNC251  # nothing else runs here; a shorter sleep measures finer
             found.append((time.perf_counter() - begin) * 1000)
             await asyncio.sleep(0.02)

@@ -299,9 +299,7 @@ class Inspector(Protocol):
         """The instances with this key (any, if empty), the latest to begin first."""
         ...
 
-    async def history(
-        self, *, conversation: str, key: str = "", after: int, limit: int
-    ) -> Sequence[tuple[int, Entry]]:
+    async def history(self, *, conversation: str, key: str = "", after: int, limit: int) -> Sequence[tuple[int, Entry]]:
         """Numbered lines of history, oldest first, those after number `after`: of this conversation, and of
         instances with this key whatever the conversation; of everything if both are empty.
         """

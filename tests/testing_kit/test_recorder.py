@@ -56,9 +56,7 @@ async def test_a_recorded_failure_fails_in_the_test(url: str) -> None:
     source = await recorded(url, PLACED, warehouse_fails=True)
 
     run(source)
-    assert (
-        'scenario.fails(CreateLabel, reason="ValueError after 1 attempt", error="ValueError: no printer", ' in source
-    )
+    assert 'scenario.fails(CreateLabel, reason="ValueError after 1 attempt", error="ValueError: no printer", ' in source
 
 
 async def test_second_starts_and_late_messages_are_recorded(url: str) -> None:

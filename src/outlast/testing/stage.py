@@ -157,6 +157,8 @@ class Stage:
         number = len(self.trace)
         if number > self._progress_at + EFFECTS_IN_VAIN:
             self.loop.halted = f"{EFFECTS_IN_VAIN} effects led to nothing: something runs hot"
+        if self.books.problems:
+            self.loop.halted = "a rule was broken"
         self.trace.append((process.name, effect))
         fault = self._fault_at(number, effect)
         if fault is not None:

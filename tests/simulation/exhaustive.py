@@ -15,9 +15,9 @@ from functools import partial
 
 from outlast import Service
 from outlast.testing import Simulation
-from outlast.testing.exploring import Explored, Scenario, explore, interleave, search
+from outlast.testing.exploring import EVERY_FAULT, Explored, Scenario, explore, interleave, search
 from outlast.testing.stage import NEVER_FAILS
-from outlast.testing.tape import CRASHES
+from outlast.testing.tape import Fault
 from tests.simulation import workloads as w
 
 WORKLOADS: list[tuple[Scenario, Sequence[Service]]] = [
@@ -69,13 +69,24 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=20_000)
     arguments = parser.parse_args()
     seen: Counter[str] = Counter()
+    if arguments.pairs or arguments.crash_pairs:
+        # A crash after an effect is a crash before the next one, but for what others do in between.
+        faults = EVERY_FAULT if arguments.pairs else (Fault.CRASH_BEFORE,)
+        show("pairs of faults, orders, memory", partial(explore, w.orders, w.ORDERS, faults=faults, pairs=True), seen)
+    else:
+        singles_and_races(arguments.seeds, arguments.limit, seen)
+    print("met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(seen.items())))
+
+
+def singles_and_races(random_runs: int, limit: int, seen: Counter[str]) -> None:
+    """Every fault at every effect of every workload, random mixtures, and races in every order."""
     rate()
     for scenario, services in WORKLOADS:
         name = scenario.__name__.replace("_", " ")
         for engine in ("memory", "sqlite"):
             show(f"single faults, {name}, {engine}", partial(explore, scenario, services, engine=engine), seen)
-            if arguments.seeds:
-                seeds = range(arguments.seeds)
+            if random_runs:
+                seeds = range(random_runs)
                 show(
                     f"random faults, {name}, {engine}",
                     partial(search, scenario, services, seeds=seeds, engine=engine),
@@ -85,12 +96,8 @@ def main() -> None:
         (two_parts, w.FAN_IN, "assembly"),
         (w.timer_race, w.TIMER_RACE, "questions"),
     ):
-        race = partial(interleave, racers, services, racing=racing, choice_points=VISIBLE, limit=arguments.limit)
+        race = partial(interleave, racers, services, racing=racing, choice_points=VISIBLE, limit=limit)
         show(f"all orders, {racers.__name__.replace('_', ' ')}, two workers", race, seen)
-    if arguments.pairs or arguments.crash_pairs:
-        kinds = {"faults": CRASHES} if arguments.crash_pairs else {}
-        show("pairs of faults, orders, memory", partial(explore, w.orders, w.ORDERS, pairs=True, **kinds), seen)
-    print("met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(seen.items())))
 
 
 if __name__ == "__main__":

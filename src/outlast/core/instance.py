@@ -41,7 +41,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 Snapshot = tuple[bytes | None, bool, bool]
 
 
-class Instance(msgspec.Struct):
+class Instance(msgspec.Struct, gc=False):
     """The instance of one key within one turn. `version` 0 means that it does not exist yet."""
 
     plan: Plan

@@ -18,7 +18,8 @@ from outlast.errors import BadMessage
 AnswerT = TypeVar("AnswerT")
 CommandT = TypeVar("CommandT", bound="Command[Any]")
 
-_OWN = {"frozen": True, "kw_only": True}
+# A frozen value that can be written as JSON is in no cycle, so the collector need not look at it.
+_OWN = {"frozen": True, "kw_only": True, "gc": False}
 _NAME = re.compile(r"[a-z0-9][a-z0-9.:_-]*")
 
 
@@ -125,7 +126,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     key: str
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A message with what its journey added. Its JSON is the packet that engines store and carry."""
 
     id: str

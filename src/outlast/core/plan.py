@@ -105,6 +105,7 @@ def plan_of(cls: type[Workflow]) -> Plan:
         f"{cls.__name__}Record",
         [("state", cls), ("started_by", list[str]), ("conversation", str), ("timers", dict[str, Timer])],
         bases=(Record,),
+        gc=False,
     )
     record = cast(type[Record], struct)
     return Plan(

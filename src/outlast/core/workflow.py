@@ -144,7 +144,7 @@ class Timer(msgspec.Struct, frozen=True, array_like=True):
     due: datetime
 
 
-class Moment(msgspec.Struct):
+class Moment(msgspec.Struct, gc=False):
     """What one call of a workflow method is given, and what it asked for besides its return value."""
 
     key: str

@@ -17,7 +17,6 @@ from outlast.core.plan import Plan
 from outlast.core.recovery import RetryAt, SetAside
 from outlast.errors import BadHandler, Rejected
 from outlast.ports import Address, Changes, DeadLetter, Entry, Parcel, Saved, Stash, Stored, Withdrawn, Work
-from outlast.runtime.context import Context
 from outlast.runtime.host import Host, Letter
 from outlast.runtime.post import again_parcel, failure_parcel, next_parcel, timer_parcel
 from outlast.signals import GaveUp, Retrying, Signal
@@ -112,7 +111,7 @@ class Batch:
         handler, envelope = letter.handler, letter.envelope
         assert handler is not None
         assert envelope is not None
-        arguments = handler.arguments(Context(envelope, self.host.name, self.now), connection)
+        arguments = handler.arguments(envelope, self.host.name, self.host.world, connection)
         function = handler.plan.function
         returned = function(self.host.message_of(letter), **arguments)
         if inspect.iscoroutine(returned):

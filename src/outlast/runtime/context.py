@@ -16,7 +16,7 @@ from outlast.core.annotations import hints_of, name_of_function, parameters_of
 from outlast.core.message import Envelope
 from outlast.core.routing import HandlerPlan
 from outlast.errors import BadHandler
-from outlast.ports import Changes, Engine
+from outlast.ports import Changes, Engine, World
 from outlast.runtime.service import Service
 
 
@@ -91,13 +91,13 @@ class Bound:
         """It shares the turn's transaction, so it runs inside the turn and must not wait."""
         return bool(self.transactions or self.connections)
 
-    def arguments(self, context: Context, connection: Any = None) -> dict[str, Any]:
+    def arguments(self, envelope: Envelope, service: str, world: World, connection: Any = None) -> Mapping[str, Any]:
         """What to call the function with, after the message."""
         if not (self.contexts or self.transactions or self.connections):
-            return self.fixed  # type: ignore[return-value]  # only ever unpacked
+            return self.fixed
         arguments = dict(self.fixed)
         for name in self.contexts:
-            arguments[name] = context
+            arguments[name] = Context(envelope, service, world.now())
         for name in self.transactions:
             arguments[name] = Transaction(connection)
         for name in self.connections:

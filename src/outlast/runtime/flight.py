@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from outlast.core.instance import listed
 from outlast.ports import Delivery
-from outlast.runtime.context import Context
 from outlast.runtime.host import Host, Letter
 from outlast.runtime.waiting import TimeLimit, Watched, in_thread
 
@@ -124,7 +123,7 @@ class Flight:
         handler, envelope = letter.handler, letter.envelope
         assert handler is not None
         assert envelope is not None
-        arguments = handler.arguments(Context(envelope, self.host.name, self.host.world.now()))
+        arguments = handler.arguments(envelope, self.host.name, self.host.world)
         function = handler.plan.function
         message = self.host.message_of(letter)
         if handler.plan.is_async:

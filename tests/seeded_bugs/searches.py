@@ -17,6 +17,7 @@ WORKLOADS = [
     (w.poison, w.ORDERS),
     (w.repeated, w.ORDERS),
     (w.too_early, w.ORDERS),
+    (w.away, w.ORDERS),
 ]
 
 

@@ -114,7 +114,7 @@ def test_what_a_service_that_was_away_should_have_done_is_done_when_it_is_back()
     with Simulation(w.ORDERS) as sim:
         w.away(sim)
 
-        assert sim.now.day == 2
+        assert sim.now.day == 4
 
 
 def test_a_crash_leaves_no_time_to_tidy_up() -> None:

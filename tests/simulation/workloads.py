@@ -359,9 +359,12 @@ def repeated(sim: Simulation) -> None:
 
 
 def away(sim: Simulation) -> None:
-    """The warehouse is away for a day, and its work waits for it."""
+    """The warehouse is away for three days, and its work waits for it; the payment was in time."""
     sim.override(Outside, Outside(sim.effects))
-    sim.down("warehouse", for_=timedelta(days=1))
+    sim.down("warehouse", for_=timedelta(days=3))
     sim.publish(OrderPlaced(order_id="a", total=Decimal(1)))
     sim.run_until_quiet()
     check_order(sim, "a", is_refused=False)
+    state = sim.instance(Fulfilment, "a")
+    assert state is not None
+    assert not state.overdue or sim.dead_letters

@@ -24,6 +24,8 @@ from outlast.runtime.post import first_parcel
 
 AnswerT = TypeVar("AnswerT")
 
+NOT_OPEN = "the client is not open. Use it as a context manager: async with Client(url) as client."
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -122,13 +124,14 @@ class Client:
     def engine(self) -> Engine:
         """The engine, while the client is open."""
         if self._engine is None:
-            raise Misuse("the client is not open. Use it as a context manager: async with Client(url) as client.")
+            raise Misuse(NOT_OPEN)
         return self._engine
 
     @property
     def world(self) -> World:
         """Where the client has time and ids from."""
-        assert self._world is not None
+        if self._world is None:
+            raise Misuse(NOT_OPEN)
         return self._world
 
     async def send(
@@ -178,6 +181,12 @@ class Client:
         Raises `RequestTimeout` when none came in time (the command stays on its way, and a late answer is
         dropped), and `RequestFailed` as soon as the command is a dead letter.
         """
+        if not answers_of(type(command)):
+            name = type(command).__name__
+            raise Misuse(
+                f"{name} was requested, and nothing answers it: it is a Command[None]. Use client.send, or name its "
+                f"answer in its class: class {name}(Command[TheAnswer], ...)."
+            )
         engine, loop = self.engine, asyncio.get_running_loop()
         self._listen()
         parcel = self.parcel(command, id=id, is_request=True)
@@ -194,8 +203,8 @@ class Client:
                 rest = deadline - loop.time()
                 if rest <= 0:
                     raise RequestTimeout(
-                        f"no answer to {type(command).__name__} {parcel.id} came within {timeout}. Its receiver may "
-                        "be down or slow; the command stays on its way."
+                        f"no answer to {type(command).__name__} {parcel.id} came within {timeout.total_seconds():g} s. "
+                        "Its receiver may be down or slow; the command stays on its way."
                     )
                 handle = loop.call_later(min(rest, 0.25), wake.set)
                 await wake.wait()
@@ -326,9 +335,10 @@ def _answer(command: Command[Any], packet: bytes) -> Message:
     envelope = open_packet(packet)
     if envelope.type.startswith(FAILED):
         failure = msgspec.json.decode(envelope.body)
+        reason, error = failure["reason"], failure["error"] or "no error"
+        why = error if reason in error else f"{reason} ({error})"
         raise RequestFailed(
-            f"{type(command).__name__} failed for good at attempt {failure['attempts']}: {failure['reason']} "
-            f"({failure['error'] or 'no error'}). "
+            f"{type(command).__name__} failed for good at attempt {failure['attempts']}: {why.removesuffix('.')}. "
             "Look at it with `outlast failures`."
         )
     catalogue = Catalogue(answers_of(type(command)))

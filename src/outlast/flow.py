@@ -101,10 +101,11 @@ def flow_of(services: Sequence[Service]) -> Flow:
 def problems_of(services: Sequence[Service]) -> list[Problem]:
     """What will go wrong with these services when they run, as far as their annotations tell."""
     flow = flow_of(services)
+    answers = _answers_to_outside(flow)
     found = [
-        problem
+        _unreceived(flow, name, senders)
         for name, senders in flow.senders.items()
-        if name not in flow.receivers and (problem := _unreceived(flow, name, senders)) is not None
+        if name not in flow.receivers and name not in answers
     ]
     for service in services:
         for plan in service.routes.plans.values():
@@ -112,7 +113,13 @@ def problems_of(services: Sequence[Service]) -> list[Problem]:
     return found
 
 
-def _unreceived(flow: Flow, name: str, senders: Sequence[Node]) -> Problem | None:
+def _answers_to_outside(flow: Flow) -> set[str]:
+    """What answers the commands that no listed service sends: it goes to whoever sent them."""
+    asked = [kind for name, kind in flow.kinds.items() if _is_command(kind) and name not in flow.senders]
+    return {name_of_type(answer) for kind in asked for answer in answers_of(kind)}
+
+
+def _unreceived(flow: Flow, name: str, senders: Sequence[Node]) -> Problem:
     kind, where = flow.kinds[name], ", ".join(dict.fromkeys(node.label for node in senders))
     if not _is_command(kind):
         text = f"{where} publishes {name!r}, and no listed service handles it. It reaches nobody, unless others do."
@@ -166,7 +173,9 @@ def _timers(plan: Plan) -> set[str]:
     mentioned = {name for step in plan.steps.values() for name in step.method.__code__.co_names}
     returned = {name_of_type(kind) for step in plan.steps.values() for kind in step.returns}
     return {
-        name for name, kind in plan.kinds.items() if name not in returned and getattr(kind, "__name__", "") in mentioned
+        name
+        for name, kind in plan.kinds.items()
+        if name not in returned and not name.startswith(FAILED) and getattr(kind, "__name__", "") in mentioned
     }
 
 

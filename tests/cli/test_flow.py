@@ -52,6 +52,52 @@ class Asking(Workflow, key="id"):
 asking = Service("asking", workflows=[Asking])
 """
 
+NOTING = """
+from outlast import Event, Service
+
+class Seen(Event):
+    id: str
+
+class Noted(Event):
+    id: str
+
+notes = Service("notes")
+
+@notes.handles
+async def note(event: Seen) -> Noted:
+    return Noted(id=event.id)
+"""
+
+FAILING = """
+from outlast import Command, Event, Failed, Service, Workflow, on, starts
+
+class Begun(Event):
+    id: str
+
+class Stopped(Event):
+    id: str
+
+class Try(Command[None], to="trying"):
+    id: str
+
+class Trying(Workflow, key="id"):
+    failed: bool = False
+
+    @starts
+    def begun(self, event: Begun) -> Try:
+        return Try(id=event.id)
+
+    @on
+    def over(self, event: Stopped | Failed[Try]) -> None:
+        self.failed = isinstance(event, Failed)
+        self.complete()
+
+trying = Service("trying", workflows=[Trying])
+
+@trying.handles
+async def attempt(command: Try) -> None: ...
+"""
+
 
 def test_the_message_flow_is_drawn_from_annotations(empty: Path) -> None:
     lines = [line.strip() for line in outlast(empty, "graph", "shop").out.splitlines()]
@@ -106,12 +152,26 @@ def test_the_check_finds_what_has_no_receiver_and_no_key(empty: Path) -> None:
 
 
 def test_a_warning_is_a_problem_only_when_strict(empty: Path) -> None:
-    (empty / "app.py").write_text("from shop import payment\n")
+    (empty / "app.py").write_text(NOTING)
 
     lenient, strict = outlast(empty, "check", "app"), outlast(empty, "check", "app", "--strict")
 
-    assert "warning: payment publishes 'payment-completed'" in lenient.out
+    assert "warning: notes publishes 'noted'" in lenient.out
     assert [lenient.code, strict.code] == [0, 8]
+
+
+def test_an_answer_to_a_command_from_outside_is_no_problem(empty: Path) -> None:
+    (empty / "app.py").write_text("from shop import payment\n")
+
+    assert outlast(empty, "check", "app", "--strict").code == 0
+
+
+def test_a_failure_that_a_method_tells_from_others_is_no_timer(empty: Path) -> None:
+    (empty / "app.py").write_text(FAILING)
+
+    edges = outlast(empty, "graph", "app", "--json").value["edges"]
+
+    assert {edge["kind"] for edge in edges if edge["message"] == "failed:try"} == {"failure"}
 
 
 def test_a_new_project_passes_its_own_tests_and_checks(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class Tracked:
             if loop.time() > deadline:
                 queues = {status.service: status for status in await self.inspector.queues()}
                 raise NotSettled(
-                    f"after {timeout} not everything is finished that was caused by what was sent.\n\n"
+                    f"after {timeout.total_seconds():g} s not all that was caused by what was sent is finished.\n\n"
                     f"{self._story(entries, [*again, *later], queues)}\n\n"
                     "Give it more time with settled(timeout=...), run the service that is missing, or look at why "
                     "its handler takes so long."
@@ -171,7 +171,7 @@ class Tracked:
             return f"stashed for {item.stashed_for}"
         if item.due is not None:
             what = "tried again" if _is_retry(item) else "due"
-            return f"{what} in {item.due - self.client.world.now()}"
+            return f"{what} in {timedelta(seconds=round((item.due - self.client.world.now()).total_seconds()))}"
         if item.is_claimed:
             return f"BEING HANDLED by {item.service}"
         nobody = ", which no worker takes messages for" if queue is not None and not queue.workers else ""

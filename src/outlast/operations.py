@@ -83,7 +83,8 @@ class Operations:
         if not (instances or timeline or pending or failures):
             raise NotFound(
                 f"nothing is known under {key!r}: no workflow instance has it as its key, and no conversation "
-                "has it as its id. It may not have begun, or be older than what is kept. See `outlast list`."
+                "has it as its id. It may not have begun, or be older than what is kept: see `outlast list`. If its "
+                "first message waits for a service that is down, give the conversation that `outlast send` printed."
             )
         lines = [timeline[number] for number in sorted(timeline)]
         return Story(key=key, instances=instances, timeline=lines, pending=pending, failures=failures)

@@ -132,6 +132,7 @@ def test_an_unknown_key_is_not_found(past: Path) -> None:
 
     assert said.code == 3
     assert "error[NotFound]: nothing is known under '1313'" in said.err
+    assert "give the conversation that `outlast send` printed" in " ".join(said.err.split())
     assert said.out == ""
 
 

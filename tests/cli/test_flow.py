@@ -188,7 +188,7 @@ def test_a_new_project_passes_its_own_tests_and_checks(tmp_path: Path) -> None:
     )
     assert "store/ordering.py" in made.value["files"]
     assert tests.returncode == 0, tests.stdout
-    assert "6 passed" in tests.stdout
+    assert "7 passed" in tests.stdout
     assert outlast(project, "check", "--strict").code == 0
     assert not [path for path in project.rglob("*") if path.is_file() and "__project__" in path.read_text("latin1")]
 

@@ -237,3 +237,16 @@ def test_a_timer_that_was_moved_fires_once_at_its_new_date() -> None:
     assert scenario.outcomes == ()
     scenario.advance(hours=1).sends(Listed)
     scenario.advance(hours=9).sends_nothing()
+
+
+class Counting(Workflow, key="order_id"):
+    count: int = 0
+
+    @starts
+    def placed(self, event: OrderPlaced) -> None:
+        self.count = "one"  # type: ignore[assignment]
+
+
+def test_a_state_that_could_not_be_read_again_is_refused_at_the_step_that_made_it() -> None:
+    with pytest.raises(Misuse, match=r"Counting\.placed left a state .*Expected `int`, got `str`"):
+        Scenario(Counting).when(PLACED)

@@ -304,6 +304,7 @@ class Scenario(Generic[WorkflowT]):
             key = self._plan.key_for(SERVICE, envelope, message)
             instance = self._instance(key)
             decision = instance.decide(envelope, message, self.now, self._world.new_id)
+            self._check_stored(instance, envelope)
         except Exception as error:
             self._story.end(envelope.id, f"{type(error).__name__}: {error}")
             error.add_note(f"\nThe messages so far:\n\n{self._story}")
@@ -318,6 +319,18 @@ class Scenario(Generic[WorkflowT]):
         self._post(key, decision, envelope)
         if instance.version == 0 and instance.changed:
             self._unstash(key)
+
+    def _check_stored(self, instance: Instance, envelope: Envelope) -> None:
+        """What was stored can be read again; or the next message of a running system could not be handled."""
+        if not instance.changed or instance.stored is None:
+            return
+        try:
+            self._plan.decode(instance.stored)
+        except msgspec.ValidationError as error:
+            raise Misuse(
+                f"{self._name}.{self._plan.steps[envelope.type].name} left a state that cannot be read "
+                f"again: {error}. Give each field a value of the type that its class says."
+            ) from error
 
     def _instance(self, key: str) -> Instance:
         stored = self._instances.get(key)

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from outlast import Command, Context, Service
+from outlast import Command, Context, Service, Transaction
 from outlast.errors import Misuse
 from outlast.testing.exploring import Scenario, explore, interleave, search
 from outlast.testing.faults import Faults
@@ -182,3 +182,15 @@ def test_an_error_with_an_unknown_outcome_changes_nothing_twice() -> None:
     for effect in range(120):
         with Simulation(w.ORDERS, tape=Tape({effect: Fault.ERROR_AFTER})) as sim:
             w.orders(sim)
+
+
+def test_a_service_that_cannot_start_is_told_and_not_waited_for() -> None:
+    service = Service("asked")
+
+    @service.handles
+    async def ask(command: Ask, transaction: Transaction) -> None: ...
+
+    with Simulation([service]) as sim:
+        sim.send(Ask(number=1))
+        with pytest.raises(Broken, match=r"asked\.1 ended by BadHandler: .* asks for a Transaction.* engine='sqlite'"):
+            sim.run_until_quiet()

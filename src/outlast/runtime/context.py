@@ -128,7 +128,7 @@ async def bind(
         if places[Transaction] and connection_type is None:
             raise BadHandler(
                 f"{name_of_function(plan.function)} asks for a Transaction, and this engine has none to share. "
-                "Use an engine with a database (sqlite:///file.db)."
+                "Use an engine with a database: sqlite:///file.db, or engine='sqlite' in a simulation."
             )
         bound[name] = Bound(
             plan, fixed, tuple(places[Context]), tuple(places[Transaction]), tuple(places[connection_type])

@@ -152,6 +152,9 @@ class Process:
             self.theatre.note(self, f"could not start: {error}")
             self.theatre.ended(self, RESTART_SECONDS)
             return
+        except Exception as error:  # a service that can never start is not one that is away
+            self.theatre.failed(self, error)
+            return
         self.is_ready = True
         try:
             await self.worker.failed()

@@ -9,6 +9,7 @@ OutlastError
 │   └── Unroutable        a message with no receiver
 ├── Rejected          a delivery that no attempt can make good; set aside at once
 │   ├── Undecodable       bytes that are not the message they claim to be
+│   ├── UnreadableState   stored state that its workflow class cannot read any more
 │   ├── UnknownMessage    a wire name this service has no class for
 │   └── KeyMissing        a message without the key that would find its instance
 ├── TimeLimitExceeded a handler ran longer than it may
@@ -59,6 +60,10 @@ class Rejected(OutlastError):
 
 class Undecodable(Rejected):
     """Bytes that are not an envelope, or a body that is not the message it claims to be."""
+
+
+class UnreadableState(Rejected):
+    """The stored state of an instance that its workflow class, as it is now, cannot read."""
 
 
 class UnknownMessage(Rejected):

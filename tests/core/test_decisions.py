@@ -16,7 +16,7 @@ from outlast.core.instance import Decision, Instance, Outcome
 from outlast.core.message import Envelope, Origin
 from outlast.core.naming import encode, name_of
 from outlast.core.plan import Plan, plan_of
-from outlast.errors import KeyMissing, Misuse
+from outlast.errors import KeyMissing, Misuse, UnreadableState
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -415,3 +415,13 @@ def test_a_key_may_have_another_name_or_be_computed() -> None:
 
     assert plan.key_for("s", envelope(elsewhere), elsewhere) == "a"
     assert plan.key_for("s", envelope(placed), placed) == "A"
+
+
+def test_a_state_that_its_class_cannot_read_is_refused_by_name() -> None:
+    """PO-09: it becomes a dead letter at once, since no further attempt could read it."""
+    instance = running()
+    assert instance.stored is not None
+    instance.stored = instance.stored.replace(b'"seen":["placed"]', b'"seen":7')
+
+    with pytest.raises(UnreadableState, match=r"fulfilment '1' failed.*seen"):
+        decide(instance, Paid(order_id="1"))

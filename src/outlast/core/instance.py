@@ -14,7 +14,7 @@ from outlast.core.message import Envelope, Message
 from outlast.core.naming import encode
 from outlast.core.plan import Plan, Record, Step
 from outlast.core.workflow import Moment, Timer, Workflow
-from outlast.errors import Misuse
+from outlast.errors import Misuse, UnreadableState
 
 
 class Outcome(StrEnum):
@@ -69,7 +69,7 @@ class Instance(msgspec.Struct, gc=False):
         record = self.record
         if record is None:
             if self.stored is not None:
-                record = self.record = self.plan.decode(self.stored)
+                record = self.record = self._read(self.stored)
             elif envelope.timer is not None:
                 return Decision(Outcome.STALE_TIMER)
             elif not step.starts:
@@ -88,6 +88,16 @@ class Instance(msgspec.Struct, gc=False):
             if timer is None or timer.id != token:
                 return Decision(Outcome.STALE_TIMER)
         return self._apply(step, outcome, record, envelope, message, now, new_id)
+
+    def _read(self, stored: bytes) -> Record:
+        try:
+            return self.plan.decode(stored)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UnreadableState(
+                f"reading the state of {self.plan.name} {self.key!r} failed: {error}. A field was given a value of "
+                "another type than its own, or the class has changed; deploy one that can read it, and retry the "
+                "dead letter."
+            ) from error
 
     def _apply(
         self,

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from examples.shop.ledger import Ledger
 from examples.shop.messages import Address
-from examples.shop.program import shop_directory
+from examples.shop.program import outside_directory
 
 NETWORK_SECONDS = (0.005, 0.04)
 """How long a request, or its answer, is under way: at least and at most."""
@@ -55,7 +55,7 @@ async def _network() -> None:
 @asynccontextmanager
 async def open_carrier() -> AsyncGenerator[Carrier]:
     """The carrier, for as long as the service runs."""
-    ledger = Ledger(shop_directory() / "carrier.db")
+    ledger = Ledger(outside_directory() / "carrier.db")
     try:
         yield Carrier(ledger)
     finally:

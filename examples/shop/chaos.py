@@ -129,7 +129,13 @@ async def endure(
     skipped: Mapping[str, str] = MappingProxyType({}),
 ) -> Aftermath:
     """Runs the shop through the storm, lets it come to rest, and audits it."""
-    async with set_stage(grounds.shop, storm.names, outside=grounds.outside, clocks=grounds.clocks) as stage:
+    async with set_stage(
+        grounds.shop,
+        storm.names,
+        outside=grounds.outside,
+        clocks=grounds.clocks,
+        settings={"SHOP_SLOW_LABELS": str(storm.slow_labels)},
+    ) as stage:
         weather = Weather(storm, stage, grounds.disk)
         ended_at = 0.0
 

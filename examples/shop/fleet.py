@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from examples.shop.clocks import Clocks
@@ -23,10 +24,19 @@ class Fleet:
     Leaving it leaves no process behind.
     """
 
-    def __init__(self, directory: Path, *, outside: Path | None = None, clocks: Clocks | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        outside: Path | None = None,
+        clocks: Clocks | None = None,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.directory = directory
         self.outside = outside or directory
         self.clocks = clocks
+        self.settings = settings
+        """Further variables of the processes' environment."""
         self.refused_starts = 0
         """How often a process said that it could not begin at the moment, and was started again."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -59,6 +69,7 @@ class Fleet:
             "SHOP_DIRECTORY": str(self.directory),
             "SHOP_OUTSIDE": str(self.outside),
             "PYTHONPATH": path,
+            **self.settings,
             **(self.clocks.environment(name) if self.clocks is not None else {}),
         }
         clocked = ["examples.shop.clocked"] if self.clocks is not None else []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from examples.shop.audit import Report, audit, read_books
@@ -74,13 +75,18 @@ class Stage:
 
 @asynccontextmanager
 async def set_stage(
-    directory: Path, names: Sequence[str], *, outside: Path | None = None, clocks: Clocks | None = None
+    directory: Path,
+    names: Sequence[str],
+    *,
+    outside: Path | None = None,
+    clocks: Clocks | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncGenerator[Stage]:
     """The shop in this directory with these processes running; none is left when it is taken down.
 
     `outside` is where the outside systems have their ledgers, if not in the same directory.
     """
-    with Fleet(directory, outside=outside, clocks=clocks) as fleet:
+    with Fleet(directory, outside=outside, clocks=clocks, settings=settings) as fleet:
         async with Client(url_of(directory), name="storefront") as client:
             for name in names:
                 fleet.start(name)

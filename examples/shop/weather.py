@@ -29,6 +29,11 @@ class Storm:
     """Of each service."""
     per_second: float = 50.0
     """Orders."""
+    slow_labels: float = 0.05
+    """The share of the carrier's requests, and of its answers, that take longer than the impatient wait.
+
+    A timer that fires because a service is down is seen late; one that fires while all work is seen when it fires.
+    """
     shortest_gap_seconds: float = 0.1
     mean_gap_seconds: float = 0.35
     longest_away_seconds: float = 2.0

@@ -30,19 +30,21 @@ async def end_of(storm: Storm, directory: Path) -> Aftermath:
 
 
 async def test_a_short_chaos_run_ends_with_its_books_in_order(tmp_path: Path) -> None:
-    storm = Storm(kills=10, seed=4, faults=("stop", "term"), mean_gap_seconds=0.15, longest_away_seconds=0.3)
+    storm = Storm(
+        kills=6, seed=4, faults=("stop", "term"), mean_gap_seconds=0.15, longest_away_seconds=0.3, slow_labels=0
+    )
 
     aftermath = await end_of(storm, tmp_path)
 
     assert aftermath.is_clean, aftermath.as_text()
-    assert aftermath.done["kill"] == 10
+    assert aftermath.done["kill"] == 6
     assert aftermath.report.orders > 20
     with closing(sqlite3.connect(shop_file(tmp_path))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 async def test_services_and_storefront_go_on_by_themselves_after_a_full_disk(tmp_path: Path) -> None:
-    storm = Storm(kills=3, seed=3, faults=("disk",), mean_gap_seconds=0.3, longest_away_seconds=0.3)
+    storm = Storm(kills=2, seed=3, faults=("disk",), mean_gap_seconds=0.3, longest_away_seconds=0.3, slow_labels=0)
 
     aftermath = await end_of(storm, tmp_path)
 
@@ -55,12 +57,12 @@ async def test_services_and_storefront_go_on_by_themselves_after_a_full_disk(tmp
 
 
 async def test_clocks_that_jump_lose_nothing_and_fire_no_timer_early(tmp_path: Path) -> None:
-    storm = Storm(kills=6, seed=2, faults=("clock",), mean_gap_seconds=0.3, longest_away_seconds=0.3)
+    storm = Storm(kills=4, seed=2, faults=("clock",), mean_gap_seconds=0.3, longest_away_seconds=0.3, slow_labels=0)
 
     aftermath = await end_of(storm, tmp_path)
 
     assert aftermath.is_clean, aftermath.as_text()
-    assert aftermath.done["clock"] > 1
+    assert aftermath.done["clock"] > 0
     with closing(sqlite3.connect(shop_file(tmp_path))) as connection:
         shown = [at / 1_000_000 for (at,) in connection.execute("SELECT at FROM outlast_history")]
     assert any(abs(at - time.time()) > 80 for at in shown), "no service ever had a clock of its own"
@@ -70,7 +72,7 @@ def test_a_fault_that_is_not_possible_is_skipped_by_name_and_not_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(disk, "LARGEST", 0)
-    storm = Storm(kills=1, faults=("kill", "disk"), mean_gap_seconds=0.2, longest_away_seconds=0.2)
+    storm = Storm(kills=1, faults=("kill", "disk"), mean_gap_seconds=0.2, longest_away_seconds=0.2, slow_labels=0)
 
     code = run_chaos(storm, keep=str(tmp_path / "kept"), small=str(tmp_path), as_json=True)
 

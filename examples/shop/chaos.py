@@ -258,6 +258,8 @@ def main() -> int:
     faults = tuple(given.faults.split(","))
     if "kill" not in faults or not set(faults) <= set(FAULTS):
         parser.error(f"--faults {given.faults}: name kill, and perhaps others of {', '.join(FAULTS)}, by commas")
+    if given.directory and not Path(given.directory).is_dir():
+        parser.error(f"--directory {given.directory}: there is no such directory")
     storm = Storm(
         kills=given.kills,
         seed=given.seed,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
+from examples.shop.clocks import no_difference
 from examples.shop.ledger import Effect, Ledger
 from examples.shop.program import shop_file
 
@@ -30,8 +32,11 @@ class OrderRow:
 class Books:
     """Everything that was written down about some orders, by whom it concerns."""
 
-    accepted: Collection[str]
-    """Ids of the orders that customers were told were taken; they remember it, whatever happens to us."""
+    accepted: Mapping[str, timedelta]
+    """The orders that customers were told were taken, and how long each waits for its label after paying.
+
+    Customers remember it, whatever happens to us.
+    """
     orders: Sequence[OrderRow] = ()
     charged: Sequence[Effect] = ()
     """The gateway's ledger: charges and refunds."""
@@ -65,6 +70,8 @@ class Report:
     contradictions: list[str] = field(default_factory=list[str])
     """Books that disagree: sentences."""
     repeats_absorbed: int = 0
+    timers_fired: int = 0
+    timers_early: list[str] = field(default_factory=list[str])
 
     @property
     def is_clean(self) -> bool:
@@ -79,6 +86,7 @@ class Report:
                 self.labels_without_payment,
                 self.refunded_and_shipped,
                 self.contradictions,
+                self.timers_early,
             )
         )
 
@@ -98,6 +106,8 @@ class Report:
             "refunded_and_shipped": len(self.refunded_and_shipped),
             "contradictions": len(self.contradictions),
             "repeats_absorbed": self.repeats_absorbed,
+            "timers_fired": self.timers_fired,
+            "timers_early": len(self.timers_early),
         }
 
 
@@ -119,8 +129,12 @@ class _Account:
         return bool(self.refunds)
 
 
-def audit(books: Books, *, is_quiet: bool) -> Report:
-    """Holds the books against each other. `is_quiet`: nothing is under way any more."""
+def audit(books: Books, *, is_quiet: bool, apart: Callable[[float, float], float] = no_difference) -> Report:
+    """Holds the books against each other. `is_quiet`: nothing is under way any more.
+
+    `apart` tells by how many seconds the clocks of two processes differed between two moments: so much earlier a
+    timer may fire, since one process sets it and another may see that it is due.
+    """
     accounts = _accounts(books)
     rows = {row.order_id: row for row in books.orders}
     unended = [id for id in books.accepted if id not in rows or rows[id].status in ("placed", "paid")]
@@ -139,6 +153,8 @@ def audit(books: Books, *, is_quiet: bool) -> Report:
         refunded_and_shipped=[id for id, account in accounts.items() if account.is_shipped and account.is_refunded],
         contradictions=[*_unlike(rows, accounts), *_unentered(books), *_unasked(books, accounts)],
         repeats_absorbed=books.repeats,
+        timers_fired=sum(effect.kind == "void" for effect in books.shipped),
+        timers_early=list(_early(books, apart)),
     )
 
 
@@ -154,6 +170,17 @@ def _accounts(books: Books) -> dict[str, _Account]:
         else:
             account.voids += 1
     return accounts
+
+
+def _early(books: Books, apart: Callable[[float, float], float]) -> Iterable[str]:
+    """Orders given up before their time. A label is voided because the timer fired, and for no other reason."""
+    paid = {effect.order_id: effect.at for effect in reversed(books.charged) if effect.kind == "charge"}
+    for effect in books.shipped:
+        patience = books.accepted.get(effect.order_id)
+        if effect.kind == "void" and patience is not None and effect.order_id in paid:
+            since = paid[effect.order_id]
+            if effect.at < since + patience.total_seconds() - apart(since, effect.at):
+                yield effect.order_id
 
 
 def _unlike(rows: dict[str, OrderRow], accounts: dict[str, _Account]) -> Iterable[str]:
@@ -187,15 +214,14 @@ def _unentered(books: Books) -> Iterable[str]:
 
 def _unasked(books: Books, accounts: dict[str, _Account]) -> Iterable[str]:
     """Rows and effects for orders that nobody placed."""
-    accepted = set(books.accepted)
     for id in {row.order_id for row in books.orders} | accounts.keys():
-        if id not in accepted:
+        if id not in books.accepted:
             yield f"order {id} was never placed, and is in the books"
 
 
-def read_books(directory: Path, accepted: Collection[str]) -> Books:
-    """The books of the shop in this directory."""
-    gateway, carrier = Ledger(directory / "gateway.db"), Ledger(directory / "carrier.db")
+def read_books(directory: Path, outside: Path, accepted: Mapping[str, timedelta]) -> Books:
+    """The books of the shop in the one directory, and of the outside systems in the other."""
+    gateway, carrier = Ledger(outside / "gateway.db"), Ledger(outside / "carrier.db")
     with closing(gateway), closing(carrier), closing(sqlite3.connect(shop_file(directory))) as connection:
         read = connection.execute
         return Books(

@@ -1,7 +1,7 @@
-"""The chaos run: a stream of orders, and services that are killed again and again at random moments.
+"""The chaos run: a stream of orders, while services are killed, the disk is full and clocks jump, again and again.
 
 python -m examples.shop.chaos --kills 200 --seed 1
-python -m examples.shop.chaos --kills 200 --faults kill,stop,term --processes 2
+python -m examples.shop.chaos --kills 60 --faults kill,stop,term --processes 2
 """
 
 from __future__ import annotations
@@ -9,51 +9,42 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
+import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 
 from examples.shop.audit import Report
-from examples.shop.fleet import SERVICES, Fleet
+from examples.shop.clocks import Clocks, find_library
+from examples.shop.disk import Disk, Skipped, disk_at, small_disk
 from examples.shop.orders import Order, read_orders
 from examples.shop.program import shop_file
 from examples.shop.stage import run_to_end, set_stage
 from examples.shop.watch import Sight
+from examples.shop.weather import FAULTS, Storm, Weather
 
-FAULTS = ("kill", "stop", "term")
 LINE_SECONDS = 2.0
 IMPATIENT = 5
 """Every so many orders, one waits seconds for its label and not a day, so that timers fire as well."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Storm:
-    """What a chaos run does."""
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """Where a chaos run takes place."""
 
-    kills: int = 200
-    seed: int = 1
-    faults: tuple[str, ...] = ("kill",)
-    processes: int = 1
-    """Of each service."""
-    per_second: float = 50.0
-    """Orders."""
-    shortest_gap_seconds: float = 0.1
-    mean_gap_seconds: float = 0.35
-    longest_away_seconds: float = 2.0
-    rest_seconds: float = 180.0
-    """How long the shop may take to come to rest afterwards."""
-
-    @property
-    def names(self) -> list[str]:
-        """The processes: `payment`, and `payment.2` if there are two of each service."""
-        further = range(2, self.processes + 1)
-        return [*SERVICES, *(f"{service}.{number}" for service in SERVICES for number in further)]
+    shop: Path
+    """The directory of the services' files."""
+    outside: Path
+    """The directory of the outside systems' ledgers, and of what the processes print."""
+    disk: Disk | None = None
+    clocks: Clocks | None = None
 
 
 @dataclass(slots=True)
@@ -69,7 +60,18 @@ class Aftermath:
     """From the last fault until nothing waited any more."""
     messages: int
     dead_letters: int
+    full_disks_felt: int
+    orders_refused: int
+    """How often a customer was asked to try again."""
+    orders_taken_before: int
+    """Orders that a try had taken of which the customer was told that it had not."""
+    interruptions: int
+    """How often a service told that the engine failed it."""
+    refused_starts: int
+    """How often a service could not begin at first."""
     fallen: list[str] = field(default_factory=list[str])
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+    """Faults that could not be brought about here, and why."""
 
     @property
     def is_clean(self) -> bool:
@@ -78,9 +80,13 @@ class Aftermath:
     def counts(self) -> dict[str, object]:
         """What there is to know, by name."""
         return {
-            "kills": self.done["kill"],
-            "stops": self.done["stop"],
-            "terms": self.done["term"],
+            **{f"{fault}s": self.done[fault] for fault in FAULTS},
+            "skipped": self.skipped,
+            "full_disks_felt": self.full_disks_felt,
+            "orders_refused": self.orders_refused,
+            "orders_taken_before": self.orders_taken_before,
+            "interruptions": self.interruptions,
+            "refused_starts": self.refused_starts,
             **self.report.counts(),
             "messages": self.messages,
             "dead_letters": self.dead_letters,
@@ -98,7 +104,13 @@ class Aftermath:
     def as_text(self) -> str:
         """Some lines, for people."""
         lines = [f"{name.replace('_', ' '):>24}  {value}" for name, value in self.counts().items()]
-        return "\n".join([*lines, *self.report.contradictions[:10]])
+        return "\n".join(
+            [
+                *lines,
+                *self.report.contradictions[:10],
+                *(f"SKIPPED {fault}: {reason}" for fault, reason in self.skipped.items()),
+            ]
+        )
 
 
 def endless(orders: list[Order]) -> Iterator[Order]:
@@ -109,50 +121,22 @@ def endless(orders: list[Order]) -> Iterator[Order]:
             yield replace(order, order_id=f"{round}-{order.order_id}", ship_within=patience)
 
 
-class Weather:
-    """Brings the faults about. Each process has one fault at a time; several may have theirs at once."""
-
-    def __init__(self, storm: Storm, fleet: Fleet) -> None:
-        self.storm = storm
-        self.fleet = fleet
-        self.done: Counter[str] = Counter()
-        self._chance = random.Random(storm.seed)
-        self._struck: set[str] = set()
-
-    async def rage(self) -> None:
-        """Strikes until there were enough kills, and returns when every process is up again."""
-        storm, chance = self.storm, self._chance
-        async with asyncio.TaskGroup() as strikes:
-            while self.done["kill"] < storm.kills:
-                gap = chance.expovariate(1 / (storm.mean_gap_seconds - storm.shortest_gap_seconds))
-                await asyncio.sleep(storm.shortest_gap_seconds + gap)
-                name, fault = chance.choice(storm.names), chance.choice(storm.faults)
-                if name not in self._struck:
-                    self._struck.add(name)
-                    self.done[fault] += 1
-                    strikes.create_task(self._strike(name, fault))
-
-    async def _strike(self, name: str, fault: str) -> None:
-        chance, fleet = self._chance, self.fleet
-        away = chance.choice((0.0, chance.uniform(0.0, self.storm.longest_away_seconds)))
-        if fault == "stop":
-            fleet.freeze(name)
-            await asyncio.sleep(chance.uniform(0.2, 3.0))
-            fleet.thaw(name)
-        else:
-            if fault == "kill":
-                fleet.kill(name)
-            else:
-                await asyncio.to_thread(fleet.terminate, name)
-            await asyncio.sleep(away)
-            fleet.start(name)
-        self._struck.discard(name)
-
-
-async def endure(storm: Storm, directory: Path, *, show: Callable[[Sight, Counter[str]], None]) -> Aftermath:
-    """Runs the shop in this directory through the storm, lets it come to rest, and audits it."""
-    async with set_stage(directory, storm.names) as stage:
-        weather = Weather(storm, stage.fleet)
+async def endure(
+    storm: Storm,
+    grounds: Grounds,
+    *,
+    show: Callable[[Sight, Counter[str]], None],
+    skipped: Mapping[str, str] = MappingProxyType({}),
+) -> Aftermath:
+    """Runs the shop through the storm, lets it come to rest, and audits it."""
+    async with set_stage(
+        grounds.shop,
+        storm.names,
+        outside=grounds.outside,
+        clocks=grounds.clocks,
+        settings={"SHOP_SLOW_LABELS": str(storm.slow_labels)},
+    ) as stage:
+        weather = Weather(storm, stage, grounds.disk)
         ended_at = 0.0
 
         async def acts() -> None:
@@ -174,8 +158,51 @@ async def endure(storm: Storm, directory: Path, *, show: Callable[[Sight, Counte
         healing_seconds=last.seconds - ended_at,
         messages=last.handled,
         dead_letters=last.dead_letters,
+        full_disks_felt=weather.full_disks_felt,
+        orders_refused=stage.storefront.refused,
+        orders_taken_before=stage.storefront.taken_before,
+        interruptions=stage.fleet.interruptions(),
+        refused_starts=stage.fleet.refused_starts,
         fallen=fallen,
+        skipped=dict(skipped),
     )
+
+
+@contextmanager
+def grounds_in(
+    directory: Path, storm: Storm, *, small: Path | None = None
+) -> Generator[tuple[Storm, Grounds, dict[str, str]]]:
+    """Grounds for this storm in an empty directory, as long as the block runs.
+
+    With them the storm as far as it is possible here, and what is skipped, each with its reason. `small` is a
+    directory on a small file system; without it, one is mounted.
+    """
+    skipped: dict[str, str] = {}
+    disk: Disk | None = None
+    clocks: Clocks | None = None
+    with ExitStack() as stack:
+        if "clock" in storm.faults:
+            try:
+                candidate = Clocks(directory, find_library())
+                candidate.prove()
+                clocks = candidate
+            except Skipped as reason:
+                skipped["clock"] = str(reason)
+        if "disk" in storm.faults:
+            megabytes = 64 + storm.kills // 4
+            try:
+                disk = stack.enter_context(
+                    disk_at(small) if small is not None else small_disk(directory / "shop", megabytes=megabytes)
+                )
+            except Skipped as reason:
+                skipped["disk"] = str(reason)
+        possible = replace(storm, faults=tuple(fault for fault in storm.faults if fault not in skipped))
+        shop = disk.directory if disk is not None else directory
+        yield possible, Grounds(shop, directory, disk, clocks), skipped
+        if shop != directory:
+            for file in shop.glob(f"{shop_file(shop).name}*"):
+                if file.is_file():
+                    shutil.copy(file, directory)
 
 
 def _line(sight: Sight, done: Counter[str]) -> str:
@@ -187,7 +214,7 @@ def _line(sight: Sight, done: Counter[str]) -> str:
     )
 
 
-def run_chaos(storm: Storm, *, keep: str | None, as_json: bool) -> int:
+def run_chaos(storm: Storm, *, keep: str | None, small: str | None, as_json: bool) -> int:
     """Runs it and returns the exit code: 0 if the books are in order, 1 if not, 130 after Ctrl-C."""
     last_shown = -LINE_SECONDS
 
@@ -204,7 +231,10 @@ def run_chaos(storm: Storm, *, keep: str | None, as_json: bool) -> int:
             print(f"{directory} has a shop already. Give --keep an empty directory.", file=sys.stderr)
             return 2
         try:
-            aftermath = run_to_end(endure(storm, directory, show=show))
+            with grounds_in(directory, storm, small=Path(small) if small else None) as (possible, grounds, skipped):
+                for fault, reason in skipped.items():
+                    print(f"SKIPPED {fault}: {reason}", file=sys.stderr, flush=True)
+                aftermath = run_to_end(endure(possible, grounds, show=show, skipped=skipped))
         except KeyboardInterrupt:
             return 130
     print(aftermath.as_json() if as_json else aftermath.as_text())
@@ -216,15 +246,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kills the shop's services again and again, and audits its books.")
     parser.add_argument("--kills", type=int, default=200, help="how many times a process is killed (default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="another number, other moments (default: 1)")
-    parser.add_argument("--faults", default="kill", help="what befalls processes: kill,stop,term (default: kill)")
+    parser.add_argument(
+        "--faults", default=",".join(FAULTS), help="which there are, kill among them (default: %(default)s)"
+    )
     parser.add_argument("--processes", type=int, default=1, help="of each service (default: 1)")
     parser.add_argument("--per-second", type=float, default=50.0, help="orders placed a second (default: 50)")
     parser.add_argument("--keep", metavar="DIRECTORY", help="leave the files here, to look at them afterwards")
+    parser.add_argument("--directory", help="where the disk fault finds a small file system (default: it mounts one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     given = parser.parse_args()
     faults = tuple(given.faults.split(","))
     if "kill" not in faults or not set(faults) <= set(FAULTS):
-        parser.error(f"--faults {given.faults}: name kill, and perhaps stop and term, with commas between")
+        parser.error(f"--faults {given.faults}: name kill, and perhaps others of {', '.join(FAULTS)}, by commas")
+    if given.directory and not Path(given.directory).is_dir():
+        parser.error(f"--directory {given.directory}: there is no such directory")
     storm = Storm(
         kills=given.kills,
         seed=given.seed,
@@ -232,7 +267,7 @@ def main() -> int:
         processes=given.processes,
         per_second=given.per_second,
     )
-    return run_chaos(storm, keep=given.keep, as_json=given.json)
+    return run_chaos(storm, keep=given.keep, small=given.directory, as_json=given.json)
 
 
 if __name__ == "__main__":

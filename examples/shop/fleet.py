@@ -6,9 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
+
+from examples.shop.clocks import Clocks
+from examples.shop.program import TRY_AGAIN
 
 SERVICES = ("ordering", "payment", "warehouse")
 ROOT = Path(__file__).parents[2]
@@ -20,9 +24,23 @@ class Fleet:
     Leaving it leaves no process behind.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        outside: Path | None = None,
+        clocks: Clocks | None = None,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.directory = directory
+        self.outside = outside or directory
+        self.clocks = clocks
+        self.settings = settings
+        """Further variables of the processes' environment."""
+        self.refused_starts = 0
+        """How often a process said that it could not begin at the moment, and was started again."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._pids: list[int] = []
 
     def __enter__(self) -> Self:
         return self
@@ -39,19 +57,31 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for pid in self._pids:
+            if self.clocks is not None:
+                self.clocks.forget(pid)
 
     def start(self, name: str) -> None:
-        """Starts the program of its service. What it writes goes to a file beside the shop's."""
+        """Starts the program of its service. What it writes goes to a file beside the outside systems' ledgers."""
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "SHOP_DIRECTORY": str(self.directory), "PYTHONPATH": path}
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", f"examples.shop.{name.partition('.')[0]}"],
+        environment = {
+            **os.environ,
+            "SHOP_DIRECTORY": str(self.directory),
+            "SHOP_OUTSIDE": str(self.outside),
+            "PYTHONPATH": path,
+            **self.settings,
+            **(self.clocks.environment(name) if self.clocks is not None else {}),
+        }
+        clocked = ["examples.shop.clocked"] if self.clocks is not None else []
+        with self._log(name).open("ab") as log:
+            process = self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *clocked, f"examples.shop.{name.partition('.')[0]}"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+        self._pids.append(process.pid)
 
     def kill(self, name: str) -> None:
         """kill -9: the process gets no chance to finish or tidy up anything."""
@@ -79,4 +109,19 @@ class Fleet:
 
     def fallen(self) -> list[str]:
         """Those that ended although nobody ended them: a defect."""
-        return [name for name, process in self._processes.items() if process.poll() is not None]
+        return [name for name, process in self._processes.items() if process.poll() not in (None, TRY_AGAIN)]
+
+    def revive(self) -> None:
+        """Starts those again that could not begin, as any service manager would."""
+        for name, process in list(self._processes.items()):
+            if process.poll() == TRY_AGAIN:
+                self.refused_starts += 1
+                self.start(name)
+
+    def interruptions(self) -> int:
+        """How often a process told that the engine failed it, and went on."""
+        logs = [self._log(name).read_text(errors="replace") for name in self._processes]
+        return sum(log.count("Interrupted(service=") for log in logs)
+
+    def _log(self, name: str) -> Path:
+        return self.outside / f"{name}.log"

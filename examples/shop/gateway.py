@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 
 from examples.shop.ledger import Ledger
-from examples.shop.program import shop_directory
+from examples.shop.program import outside_directory
 
 NETWORK_SECONDS = (0.005, 0.04)
 """How long a request, or its answer, is under way: at least and at most."""
@@ -50,7 +50,7 @@ async def _network() -> None:
 @asynccontextmanager
 async def open_gateway() -> AsyncGenerator[Gateway]:
     """The gateway, for as long as the service runs."""
-    ledger = Ledger(shop_directory() / "gateway.db")
+    ledger = Ledger(outside_directory() / "gateway.db")
     try:
         yield Gateway(ledger)
     finally:

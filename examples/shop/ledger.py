@@ -7,15 +7,15 @@ commit leaves the effect behind, as it would at a real gateway; only the idempot
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import time
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS effects (    -- nothing is unique but the number: a double effect is to be seen
     number INTEGER PRIMARY KEY,
-    at TEXT NOT NULL,
+    at REAL NOT NULL,                   -- by the monotonic clock, which no process can have to itself
     kind TEXT NOT NULL,
     order_id TEXT NOT NULL,
     amount TEXT NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS keys (
     number INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS repeats (    -- requests that found their key, and had no second effect
-    at TEXT NOT NULL,
+    at REAL NOT NULL,
     key TEXT NOT NULL
 );
 """
@@ -41,6 +41,8 @@ class Effect:
     order_id: str
     amount: Decimal
     key: str
+    at: float = field(default=0.0, compare=False)
+    """In seconds of the machine's monotonic clock."""
 
 
 class Ledger:
@@ -58,7 +60,7 @@ class Ledger:
 
         `None`, and no entry, if there is an effect of the kind `unless` for this order.
         """
-        now = datetime.now(UTC).isoformat()
+        now = time.monotonic()
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         try:
@@ -69,7 +71,7 @@ class Ledger:
         execute("COMMIT")
         return number
 
-    def _entered(self, kind: str, order_id: str, amount: Decimal, key: str, unless: str, now: str) -> int | None:
+    def _entered(self, kind: str, order_id: str, amount: Decimal, key: str, unless: str, now: float) -> int | None:
         execute = self.connection.execute
         seen = execute("SELECT number FROM keys WHERE key = ?", (key,)).fetchone()
         if seen is not None:
@@ -87,8 +89,8 @@ class Ledger:
 
     def effects(self) -> list[Effect]:
         """All that was done, in order."""
-        rows = self.connection.execute("SELECT kind, order_id, amount, key FROM effects ORDER BY number")
-        return [Effect(kind, order_id, Decimal(amount), key) for kind, order_id, amount, key in rows]
+        rows = self.connection.execute("SELECT kind, order_id, amount, key, at FROM effects ORDER BY number")
+        return [Effect(kind, order_id, Decimal(amount), key, at) for kind, order_id, amount, key, at in rows]
 
     def repeats(self) -> int:
         """How many requests came with a key that was known, and were absorbed."""

@@ -103,8 +103,11 @@ class Fulfilment(Workflow, key="order_id"):
 ordering = Service("ordering", workflows=[Fulfilment])
 
 
-async def place_order(client: Client, connection: sqlite3.Connection, order: Order) -> None:
-    """Takes an order, once however often it is asked: when this returns, the rest will happen."""
+async def place_order(client: Client, connection: sqlite3.Connection, order: Order) -> bool:
+    """Takes an order, once however often it is asked: when this returns, the rest will happen.
+
+    False if it was taken before.
+    """
     async with client.transaction(connection) as outgoing:
         row = connection.execute(
             "INSERT INTO orders VALUES (?, ?, 'placed') ON CONFLICT DO NOTHING", (order.order_id, str(order.total))
@@ -118,6 +121,7 @@ async def place_order(client: Client, connection: sqlite3.Connection, order: Ord
                     ship_within=order.ship_within,
                 )
             )
+    return bool(row.rowcount)
 
 
 @ordering.prepares

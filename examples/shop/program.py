@@ -8,12 +8,21 @@ import sys
 from pathlib import Path
 
 from outlast import Service, Worker, run
+from outlast.errors import Unavailable
 from outlast.signals import GaveUp, Interrupted, Retrying, Signal
+
+TRY_AGAIN = 75
+"""The exit code that asks for another start later, as sendmail and many others have it (EX_TEMPFAIL)."""
 
 
 def shop_directory() -> Path:
     """Where the shop's files are: the directory in SHOP_DIRECTORY, or the current one."""
     return Path(os.environ.get("SHOP_DIRECTORY", "."))
+
+
+def outside_directory() -> Path:
+    """Where the gateway and the carrier have their ledgers: SHOP_OUTSIDE, since their disks are not ours."""
+    return Path(os.environ.get("SHOP_OUTSIDE") or shop_directory())
 
 
 def shop_file(directory: Path) -> Path:
@@ -27,8 +36,20 @@ def url_of(directory: Path) -> str:
 
 
 def run_program(service: Service) -> None:
-    """Runs the service until SIGTERM or SIGINT."""
-    asyncio.run(run(Worker([service], url=url_of(shop_directory()), observe=_report)))
+    """Runs the service until SIGTERM or SIGINT. Exits with `TRY_AGAIN` if it cannot begin at the moment."""
+    is_ready = False
+
+    def ready() -> None:
+        nonlocal is_ready
+        is_ready = True
+
+    try:
+        asyncio.run(run(Worker([service], url=url_of(shop_directory()), observe=_report), ready=ready))
+    except Unavailable as error:
+        if is_ready:
+            raise
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(TRY_AGAIN) from None
 
 
 def _report(signal: Signal) -> None:

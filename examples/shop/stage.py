@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from examples.shop.audit import Report, audit, read_books
+from examples.shop.clocks import Clocks, no_difference
 from examples.shop.fleet import Fleet
 from examples.shop.program import url_of
 from examples.shop.storefront import Storefront
@@ -54,6 +56,7 @@ class Stage:
                     quiet = quiet + 1 if sight.is_quiet else 0
                     if quiet == QUIET_LOOKS or sight.seconds > ended_at + rest_seconds:
                         return sight
+                self.fleet.revive()
                 if self.fleet.fallen():
                     return sight
                 await asyncio.sleep(LOOK_SECONDS)
@@ -63,13 +66,27 @@ class Stage:
 
     def audit(self, last: Sight) -> Report:
         """What the books say, as the last sight was."""
-        return audit(read_books(self.directory, self.storefront.accepted), is_quiet=last.is_quiet)
+        return audit(
+            read_books(self.directory, self.fleet.outside, self.storefront.accepted),
+            is_quiet=last.is_quiet,
+            apart=self.fleet.clocks.apart if self.fleet.clocks is not None else no_difference,
+        )
 
 
 @asynccontextmanager
-async def set_stage(directory: Path, names: Sequence[str]) -> AsyncGenerator[Stage]:
-    """The shop in this directory with these processes running; none is left when it is taken down."""
-    with Fleet(directory) as fleet:
+async def set_stage(
+    directory: Path,
+    names: Sequence[str],
+    *,
+    outside: Path | None = None,
+    clocks: Clocks | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncGenerator[Stage]:
+    """The shop in this directory with these processes running; none is left when it is taken down.
+
+    `outside` is where the outside systems have their ledgers, if not in the same directory.
+    """
+    with Fleet(directory, outside=outside, clocks=clocks, settings=settings) as fleet:
         async with Client(url_of(directory), name="storefront") as client:
             for name in names:
                 fleet.start(name)

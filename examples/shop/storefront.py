@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 from examples.shop.ordering import place_order
@@ -14,13 +15,20 @@ from examples.shop.program import shop_file
 from outlast import Client
 from outlast.errors import Unavailable
 
+AGAIN_SECONDS = 0.05
+
 
 class Storefront:
     """One shop window. An order is `accepted` when its customer was told so, and never before."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.accepted: list[str] = []
+        self.accepted: dict[str, timedelta] = {}
+        """By id, in this order: how long the customer waits for a label after paying."""
+        self.refused = 0
+        """How often a customer was asked to press the button again."""
+        self.taken_before = 0
+        """Orders that were taken by a try of which the customer did not hear."""
         self._is_closed = False
 
     def close(self) -> None:
@@ -42,9 +50,13 @@ class Storefront:
     async def _sell(self, client: Client, connection: sqlite3.Connection, order: Order) -> None:
         while True:
             try:
-                await place_order(client, connection, order)
+                is_new = await place_order(client, connection, order)
             except Unavailable:
-                # Nothing happened; the customer is asked to press the button again.
+                # It is not taken, or nobody can tell: the customer is asked to press the button again, and the
+                # order keeps its id.
+                self.refused += 1
+                await asyncio.sleep(AGAIN_SECONDS)
                 continue
-            self.accepted.append(order.order_id)
+            self.taken_before += not is_new
+            self.accepted[order.order_id] = order.ship_within
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -10,14 +11,15 @@ from examples.shop.audit import Books, OrderRow, audit
 from examples.shop.ledger import Effect
 
 PRICE = Decimal("12.50")
+PATIENCE = timedelta(seconds=2)
 
 
-def effect(kind: str, order_id: str, key: str, amount: Decimal = PRICE) -> Effect:
-    return Effect(kind, order_id, amount if kind in ("charge", "refund") else Decimal(0), key)
+def effect(kind: str, order_id: str, key: str, amount: Decimal = PRICE, *, at: float = 100.0) -> Effect:
+    return Effect(kind, order_id, amount if kind in ("charge", "refund") else Decimal(0), key, at)
 
 
 ORDERLY = Books(
-    accepted=["sent", "back", "off", "late"],
+    accepted=dict.fromkeys(["sent", "back", "off", "late"], PATIENCE),
     orders=[
         OrderRow("sent", PRICE, "shipped"),
         OrderRow("back", PRICE, "refunded"),
@@ -31,7 +33,7 @@ ORDERLY = Books(
         effect("charge", "late", "4"),
         effect("refund", "late", "5"),
     ],
-    shipped=[effect("label", "sent", "6"), effect("label", "late", "7"), effect("void", "late", "8")],
+    shipped=[effect("label", "sent", "6"), effect("label", "late", "7"), effect("void", "late", "8", at=102.0)],
     payments=[
         ("sent", "charge", PRICE),
         ("back", "charge", PRICE),
@@ -70,6 +72,8 @@ def test_orderly_books_are_clean() -> None:
         "refunded_and_shipped": 0,
         "contradictions": 0,
         "repeats_absorbed": 2,
+        "timers_fired": 1,
+        "timers_early": 0,
     }
 
 
@@ -109,7 +113,7 @@ def test_orderly_books_are_clean() -> None:
             ["sent"],
         ),
         ("lost", replace(ORDERLY, orders=without("sent")), ["sent"]),
-        ("lost", replace(ORDERLY, accepted=[*ORDERLY.accepted, "gone"]), ["gone"]),
+        ("lost", replace(ORDERLY, accepted={**ORDERLY.accepted, "gone": PATIENCE}), ["gone"]),
         ("lost", replace(ORDERLY, orders=with_status("paid", of="sent")), ["sent"]),
     ],
 )
@@ -142,7 +146,7 @@ def test_a_refund_of_a_shipped_order_is_reported() -> None:
             replace(ORDERLY, orders=with_status("shipped", of="back")),
         ),
         ("a cancelled order that was charged", replace(ORDERLY, orders=with_status("cancelled", of="sent"))),
-        ("an order that nobody placed", replace(ORDERLY, accepted=["sent", "back", "off"])),
+        ("an order that nobody placed", replace(ORDERLY, accepted=dict.fromkeys(["sent", "back", "off"], PATIENCE))),
         (
             "another amount than the price",
             replace(
@@ -158,6 +162,30 @@ def test_books_that_disagree_are_reported(what: str, books: Books) -> None:
 
     assert len(report.contradictions) == 1, what
     assert not report.is_clean
+
+
+def with_void_at(at: float) -> Books:
+    return replace(ORDERLY, shipped=[*ORDERLY.shipped[:-1], effect("void", "late", "8", at=at)])
+
+
+def test_a_timer_that_fired_early_is_reported_with_its_order() -> None:
+    report = audit(with_void_at(101.9), is_quiet=True)
+
+    assert report.timers_early == ["late"]
+    assert report.counts()["timers_early"] == 1
+    assert not report.is_clean
+
+
+def test_a_timer_may_be_early_by_as_much_as_the_clocks_were_apart_and_no_more() -> None:
+    asked: list[tuple[float, float]] = []
+
+    def apart(since: float, until: float) -> float:
+        asked.append((since, until))
+        return 1.5
+
+    assert audit(with_void_at(100.6), is_quiet=True, apart=apart).timers_early == []
+    assert audit(with_void_at(100.4), is_quiet=True, apart=apart).timers_early == ["late"]
+    assert asked == [(100.0, 100.6), (100.0, 100.4)]
 
 
 def test_an_order_under_way_waits_and_is_not_lost() -> None:

@@ -1,21 +1,17 @@
-"""The demo and the chaos run, short: real processes, real kills, and an audit of the books."""
+"""The demo, short: real processes, real kills, and an audit of the books."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections import Counter
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from examples.shop.chaos import Storm, endure
 from examples.shop.demo import PROBLEMS_FOUND, run_demo
 from examples.shop.ledger import Ledger
 from examples.shop.program import shop_file
 from examples.shop.script import Script
-from examples.shop.watch import Sight
 
 SHORT = Script(orders=150, per_second=100, payment_away_seconds=1.0, ordering_away_seconds=0.5)
 
@@ -24,10 +20,6 @@ SHORT = Script(orders=150, per_second=100, payment_away_seconds=1.0, ordering_aw
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the seed, the script is short."""
     monkeypatch.setattr(Script, "of", classmethod(lambda cls, seed: SHORT))
-
-
-def unseen(sight: Sight, done: Counter[str]) -> None:
-    """Nobody watches a test."""
 
 
 @pytest.mark.usefixtures("short")
@@ -63,17 +55,3 @@ def test_the_demo_does_not_run_into_files_of_another(tmp_path: Path, capsys: pyt
 
     assert run_demo(seed=1, keep=str(tmp_path), as_json=True) == 2
     assert "has a shop already" in capsys.readouterr().err
-
-
-async def test_a_short_chaos_run_ends_with_its_books_in_order(tmp_path: Path) -> None:
-    storm = Storm(
-        kills=10, seed=4, faults=("kill", "kill", "stop", "term"), mean_gap_seconds=0.15, longest_away_seconds=0.3
-    )
-
-    aftermath = await endure(storm, tmp_path, show=unseen)
-
-    assert aftermath.is_clean, aftermath.as_text()
-    assert aftermath.done["kill"] == 10
-    assert aftermath.report.orders > 20
-    with closing(sqlite3.connect(shop_file(tmp_path))) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

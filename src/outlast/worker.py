@@ -88,15 +88,24 @@ class Station:
         if suspects:
             # One that may kill its process is handled while nothing else is, so that it can take nothing along.
             return self._finished if in_flight else suspects[:1]
+        return self._finished + self._with_room(waiting)
+
+    def _with_room(self, waiting: Sequence[Letter]) -> list[Letter]:
+        """Those whose handlers may begin now, and all that need no room because they do not wait."""
+        patience = self.host.patience
         room = self.concurrency - len(self.flight.flying)
+        # What runs was counted once more when it was claimed.
+        few = patience.few - sum(claim.count > patience.few_after for claim in self.flight.claims)
         letters: list[Letter] = []
         for letter in waiting:
             if letter.runs_outside and letter.error is None:
-                if room <= 0:
+                is_doubted = letter.delivery.count >= patience.few_after
+                if room <= 0 or (is_doubted and few <= 0):
                     continue
                 room -= 1
+                few -= is_doubted
             letters.append(letter)
-        return self._finished + letters
+        return letters
 
     async def _renew_claims(self) -> None:
         now = asyncio.get_running_loop().time()

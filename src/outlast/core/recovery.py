@@ -87,11 +87,14 @@ NO_RETRY = Retry(immediate=0, delayed=0)
 class Patience:
     """How often a message may be handed over without any turn to show for it.
 
-    A delivery that was handed over `alone_after` times is handled alone, so that the one that kills its
-    process takes no others along; after `limit` times it is set aside unhandled.
+    What dies with its process was mostly innocent, so doubt grows in steps. Of deliveries that were handed over
+    `few_after` times only `few` are handled at once; one that was handed over `alone_after` times is handled
+    alone, so that the one that kills takes no others along; after `limit` times it is set aside unhandled.
     """
 
-    alone_after: int = 2
+    few_after: int = 2
+    few: int = 10
+    alone_after: int = 3
     limit: int = 5
 
     def refuses(self, handed_over: int) -> SetAside | None:

@@ -1,0 +1,54 @@
+"""What a worker does with messages whose processes died: doubt grows in steps, and stops nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from outlast import Client, Command, Service, Worker
+from outlast.adapters.memory import MemoryEngine, MemoryStore
+from outlast.adapters.system import SystemWorld
+from outlast.core.recovery import Patience
+
+
+class Ask(Command[None], to="agency"):
+    number: int
+
+
+async def most_at_once(*, died: int, messages: int) -> tuple[int, int]:
+    """How many slow handlers run at once after so many deaths, and how many were done while others waited."""
+    world, store = SystemWorld(), MemoryStore()
+    agency = Service("agency")
+    running = most = done = 0
+
+    @agency.handles
+    async def ask(command: Ask) -> None:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        done += 1
+
+    async with Client(engine=MemoryEngine(store, world), world=world) as client:
+        await client.send_all(*[Ask(number=n) for n in range(messages)])
+    for row in store.queues["agency"].values():
+        row.count = died
+    engine = MemoryEngine(store, world)
+    async with Worker([agency], engine=engine, world=world):
+        for _ in range(500):
+            if done == messages:
+                break
+            await asyncio.sleep(0.01)
+    return most, done
+
+
+async def test_one_death_changes_nothing() -> None:
+    assert await most_at_once(died=1, messages=30) == (30, 30)
+
+
+async def test_after_two_deaths_only_a_few_are_handled_at_once() -> None:
+    assert await most_at_once(died=2, messages=30) == (Patience().few, 30)
+
+
+async def test_after_three_deaths_each_is_handled_alone() -> None:
+    assert await most_at_once(died=3, messages=5) == (1, 5)

@@ -153,5 +153,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     """The sender wants `Failed` when this command becomes a dead letter."""
     timer: tuple[str, str] | None = None
     """Name and token of the timer that this letter is."""
+    only: str | None = None
+    """Set on what was kept for an instance of this workflow, when others of the service have had it already."""
     headers: Mapping[str, str] = {}
     """The user's own, and trace context; handed on to everything this message causes."""

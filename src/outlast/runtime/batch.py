@@ -10,9 +10,12 @@ from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from outlast.core.annotations import name_of_function
 from outlast.core.instance import Decision, Instance, Outcome, Snapshot, listed
 from outlast.core.message import Envelope, Message, Origin
+from outlast.core.naming import encode
 from outlast.core.plan import Plan
 from outlast.core.recovery import RetryAt, SetAside
 from outlast.errors import BadHandler, Rejected
@@ -194,7 +197,11 @@ class Batch:
             plan = instance.plan
             if decision.outcome is Outcome.STASHED:
                 address = Address(host.name, plan.name, instance.key)
-                changes.stashed.append(Stash(address, packet, self.now + plan.stash))
+                kept = packet
+                if letter.handler is not None or len(decided) > 1:
+                    # The others have had it, and must not have it again when this instance begins.
+                    kept = encode(msgspec.structs.replace(envelope, only=plan.name))
+                changes.stashed.append(Stash(address, kept, self.now + plan.stash))
             if decision.withdrawn:
                 changes.withdrawn += [Withdrawn(timer.id, timer.due) for timer in decision.withdrawn]
             changes.history.append(

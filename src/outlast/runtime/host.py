@@ -63,8 +63,11 @@ class Host:
         try:
             envelope = letter.envelope = open_packet(delivery.packet)
             message = letter.message = routes.catalogue.decode(envelope)
-            handler = letter.handler = self.handlers.get(envelope.type)
+            handler = self.handlers.get(envelope.type)
             plans = routes.workflows.get(envelope.type)
+            if envelope.only is not None:
+                handler, plans = None, [plan for plan in plans or () if plan.name == envelope.only]
+            letter.handler = handler
             if handler is not None:
                 letter.runs_outside = not handler.in_transaction
             if plans:

@@ -88,11 +88,13 @@ class SqliteWork:
             id = self.tables.workflow(service, workflow, self.connection)
             if id is None:
                 continue
-            rows = self._all(
-                "SELECT key, id, version, done, state FROM outlast_instances "
-                "WHERE workflow = ? AND key IN (SELECT value FROM json_each(?))",
-                (id, _encode(wanted).decode()),
-            )
+            columns = "SELECT key, id, version, done, state FROM outlast_instances WHERE workflow = ?"
+            # SQLite's JSON ends a text at its first NUL, so a key that has one is looked up by itself.
+            plain = [key for key in wanted if "\0" not in key]
+            rows = self._all(f"{columns} AND key IN (SELECT value FROM json_each(?))", (id, _encode(plain).decode()))
+            for key in wanted if len(plain) < len(wanted) else ():
+                if "\0" in key:
+                    rows += self._all(f"{columns} AND key = ?", (id, key))
             for key, row, version, done, state in rows:
                 address = Address(service, workflow, key)
                 self._rows[address] = row

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from outlast.errors import Misuse, Unavailable
 
@@ -145,7 +146,35 @@ class SharedConnection(sqlite3.Connection):
         super().__init__(*args, **options)
         self.is_lent = False
         """A handler has it now."""
+        self._cursors = WeakSet[sqlite3.Cursor]()
         self.set_authorizer(self._authorize)
+
+    def lend(self) -> None:
+        """Lets a handler have it."""
+        self.is_lent = True
+        self.cursor, self.execute = self._lent_cursor, self._lent_execute  # type: ignore[method-assign]
+
+    def take_back(self) -> None:
+        """Ends the handler's use of it: how it reads rows is ours again, and no statement goes on.
+
+        A statement that is not read to its end keeps a snapshot, from which no later transaction could write.
+        """
+        self.is_lent = False
+        del self.cursor, self.execute
+        for cursor in list(self._cursors):
+            cursor.close()
+        self._cursors.clear()
+        self.row_factory, self.text_factory = None, str
+
+    def _lent_cursor(self, *args: Any, **options: Any) -> Any:
+        cursor = super().cursor(*args, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def _lent_execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        cursor = super().execute(sql, parameters)
+        self._cursors.add(cursor)
+        return cursor
 
     def _authorize(self, action: int, operation: str | None, name: str | None, *_: object) -> int:
         if self.is_lent and (

@@ -106,18 +106,18 @@ class SqliteWork:
         connection = self.connection
         assert isinstance(connection, SharedConnection)
         connection.execute(SAVEPOINT)
-        connection.is_lent = True
+        connection.lend()
         try:
             yield connection
         except BaseException as error:
-            connection.is_lent = False
+            connection.take_back()
             if not connection.in_transaction:
                 # A full disk, for one, makes SQLite end the whole transaction; what others did in it is gone too.
                 raise self.tables.unavailable("running a handler's statement", error) from error
             connection.execute(ROLLBACK_TO)
             connection.execute(RELEASE)
             raise
-        connection.is_lent = False
+        connection.take_back()
         if not connection.in_transaction:
             raise self.tables.unavailable("running a handler's statement", RuntimeError("SQLite rolled back"))
         connection.execute(RELEASE)

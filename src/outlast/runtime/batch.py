@@ -65,7 +65,7 @@ class Batch:
             with suppress(_Undo), work.savepoint() as connection:
                 failure = self._attempt(letter, connection)
                 if failure is not None:
-                    raise _Undo
+                    raise _Undo from failure
         else:
             failure = self._attempt(letter)
         if failure is not None:

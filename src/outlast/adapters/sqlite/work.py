@@ -24,7 +24,7 @@ from outlast.adapters.sqlite.schema import (
     micros,
 )
 from outlast.adapters.sqlite.tables import Tables
-from outlast.errors import Conflict, Misuse
+from outlast.errors import BadHandler, Conflict, Misuse
 from outlast.ports import (
     RELAY,
     REPLIES,
@@ -41,6 +41,18 @@ from outlast.ports import (
 )
 
 _encode = msgspec.json.Encoder().encode
+
+_ENDED = (
+    "a statement of the handler ended the turn's transaction. Do without OR ROLLBACK and RAISE(ROLLBACK), whose place "
+    "ABORT can take, and let errors of the database out of the handler."
+)
+
+
+def _is_of_the_file(error: BaseException | None) -> bool:
+    """Whether the file or its disk is to blame, such as a full one, and not what the statement asked for."""
+    while error is not None and not isinstance(error, sqlite3.OperationalError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class SqliteWork:
@@ -112,14 +124,16 @@ class SqliteWork:
         except BaseException as error:
             connection.take_back()
             if not connection.in_transaction:
-                # A full disk, for one, makes SQLite end the whole transaction; what others did in it is gone too.
-                raise self.tables.unavailable("running a handler's statement", error) from error
+                # SQLite has ended the whole transaction; what others did in it is gone too.
+                if _is_of_the_file(error):
+                    raise self.tables.unavailable("running a handler's statement", error) from error
+                raise BadHandler(_ENDED) from error
             connection.execute(ROLLBACK_TO)
             connection.execute(RELEASE)
             raise
         connection.take_back()
         if not connection.in_transaction:
-            raise self.tables.unavailable("running a handler's statement", RuntimeError("SQLite rolled back"))
+            raise BadHandler(_ENDED)
         connection.execute(RELEASE)
 
     async def commit(self, changes: Changes) -> None:

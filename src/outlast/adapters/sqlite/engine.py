@@ -15,7 +15,7 @@ from typing import Any
 from outlast.adapters.sqlite.bell import Bell
 from outlast.adapters.sqlite.claimant import Claimant, handled_by_dead, note_of
 from outlast.adapters.sqlite.queues import Queue
-from outlast.adapters.sqlite.schema import BEGIN, SharedConnection, connect, micros, moment
+from outlast.adapters.sqlite.schema import BEGIN, SharedConnection, connect, micros, moment, plainly
 from outlast.adapters.sqlite.tables import Tables
 from outlast.adapters.sqlite.work import SqliteWork
 from outlast.core.recovery import Patience
@@ -98,7 +98,9 @@ class SqliteEngine:
 
     async def begin_on(self, connection: sqlite3.Connection) -> SqliteWork:
         """A transaction on the caller's own connection to this file, so that its rows commit with the messages."""
-        (_, _, file), *_ = connection.execute("PRAGMA database_list").fetchall()
+        with plainly(connection):
+            (_, _, file), *_ = connection.execute("PRAGMA database_list").fetchall()
+            [[patience]] = connection.execute("PRAGMA busy_timeout").fetchall()
         if not file or not os.path.samefile(file, self.path):
             raise Misuse(
                 f"the connection is open on {file or 'memory'!r} and the messages are in {str(self.path)!r}. Only "
@@ -110,7 +112,6 @@ class SqliteEngine:
                 "only in the transaction that client.transaction begins."
             )
         # Ours is the waiting: the driver's own would hold up the event loop, five seconds unless told otherwise.
-        [[patience]] = connection.execute("PRAGMA busy_timeout").fetchall()
         connection.execute("PRAGMA busy_timeout = 0")
         try:
             return await self._begin("", connection)

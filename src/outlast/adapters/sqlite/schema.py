@@ -9,7 +9,8 @@ Times are whole microseconds since 1970-01-01 UTC.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,17 @@ def run_script(connection: sqlite3.Connection, statements: str) -> None:
 def _version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version
+
+
+@contextmanager
+def plainly(connection: sqlite3.Connection) -> Generator[None]:
+    """Lets us read rows of text, however the connection's owner reads them."""
+    factories = connection.row_factory, connection.text_factory
+    connection.row_factory, connection.text_factory = None, str
+    try:
+        yield
+    finally:
+        connection.row_factory, connection.text_factory = factories
 
 
 def micros(at: datetime) -> int:

@@ -22,6 +22,7 @@ from outlast.adapters.sqlite.schema import (
     SAVEPOINT,
     SharedConnection,
     micros,
+    plainly,
 )
 from outlast.adapters.sqlite.tables import Tables
 from outlast.errors import BadHandler, Conflict, Misuse
@@ -144,7 +145,8 @@ class SqliteWork:
                     "the transaction was ended before its messages were written, so they were not sent. Leave "
                     "commit() and rollback() to client.transaction; raise an exception to undo everything."
                 )
-            self._write(changes)
+            with plainly(self.connection):
+                self._write(changes)
             self.connection.execute(COMMIT)
         except sqlite3.OperationalError as error:
             await self.rollback()

@@ -26,6 +26,9 @@ AnswerT = TypeVar("AnswerT")
 
 NOT_OPEN = "the client is not open. Use it as a context manager: async with Client(url) as client."
 
+_inside: dict[int, asyncio.Task[Any] | None] = {}
+"""The task that is in a block of `transaction`, by the engine's `id`; there is one at most, since it holds its lock."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -98,8 +101,6 @@ class Client:
         self._owns_engine = engine is None
         self._waiting: set[asyncio.Event] = set()
         self._is_listening = False
-        self._inside: asyncio.Task[Any] | None = None
-        """The task that is in a block of `transaction`; there is one at most, since it holds the engine's lock."""
         self._pending: list[tuple[Changes, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
 
@@ -223,9 +224,10 @@ class Client:
         engine = self.engine
         if not isinstance(engine, SharesConnection):
             raise Misuse("client.transaction(connection) needs an engine with a database: sqlite:///file.db.")
+        self._refuse_inside()
         outgoing = Outgoing(self)
         work = await engine.begin_on(connection)
-        self._inside = asyncio.current_task()
+        _inside[id(engine)] = asyncio.current_task()
         try:
             yield outgoing
             await work.commit(Changes(parcels=outgoing.parcels))
@@ -233,7 +235,7 @@ class Client:
             await work.rollback()
             raise
         finally:
-            self._inside = None
+            del _inside[id(engine)]
 
     def parcel(
         self,
@@ -267,17 +269,20 @@ class Client:
 
     async def _commit(self, changes: Changes) -> None:
         """Commits together with what other tasks of this process are sending just now: one transaction for all."""
-        if self._inside is not None and self._inside is asyncio.current_task():
-            raise Misuse(
-                "the client was called inside client.transaction, and would wait for the end of the block that it "
-                "stands in. Use what the block gave: outgoing.send(...) or outgoing.publish(...)."
-            )
+        self._refuse_inside()
         loop = asyncio.get_running_loop()
         committed: asyncio.Future[None] = loop.create_future()
         self._pending.append((changes, committed))
         if self._committing is None:
             self._committing = loop.create_task(self._commit_pending())
         await committed
+
+    def _refuse_inside(self) -> None:
+        if _inside and _inside.get(id(self.engine)) is asyncio.current_task():
+            raise Misuse(
+                "the client was called inside client.transaction, and would wait for the end of the block that it "
+                "stands in. Use what the block gave: outgoing.send(...) or outgoing.publish(...)."
+            )
 
     async def _commit_pending(self) -> None:
         try:

@@ -286,15 +286,22 @@ class Client:
 
     async def _commit_pending(self) -> None:
         try:
-            while self._pending:
-                pending, self._pending = self._pending, []
+            alone: list[tuple[Changes, asyncio.Future[None]]] = []
+            while alone or self._pending:
+                if alone:
+                    pending = [alone.pop(0)]
+                else:
+                    pending, self._pending = self._pending, []
                 try:
                     await self._commit_together([changes for changes, _ in pending])
                 except Exception as error:
+                    if len(pending) > 1 and not isinstance(error, Unavailable):
+                        alone = pending  # one of them cannot be written, which must not cost the others
+                        continue
                     _fail(pending, error)
                 except asyncio.CancelledError:
                     _fail(
-                        [*pending, *self._pending],
+                        [*pending, *alone, *self._pending],
                         Unavailable(
                             "the client was closed while a message waited to be sent, so it was not. Close the client "
                             "after the last of its calls has returned."

@@ -239,7 +239,9 @@ class Batch:
             case RetryAt(at):
                 assert envelope is not None
                 self.changes.handled.append(letter.delivery)
-                self.changes.parcels.append(again_parcel(envelope, queue=self.host.name, due=at))
+                self.changes.parcels.append(
+                    again_parcel(envelope, id=self.host.world.new_id(), queue=self.host.name, due=at)
+                )
                 note = f"attempt {attempt}: {describe(error)}"
                 self.changes.history.append(
                     Entry(

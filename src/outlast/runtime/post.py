@@ -98,11 +98,14 @@ def timer_parcel(
     return Parcel(id, encode(envelope), queue=origin.service, due=due)
 
 
-def again_parcel(envelope: Envelope, *, queue: str, due: datetime | None) -> Parcel:
-    """The same message, one attempt older."""
-    # The id stays: it is the handler's idempotency key.
+def again_parcel(envelope: Envelope, *, id: str, queue: str, due: datetime | None) -> Parcel:
+    """The same message, one attempt older.
+
+    The message's id stays: it is the handler's idempotency key. The parcel needs one of its own, for an event that
+    failed in several services is on its way several times.
+    """
     again = msgspec.structs.replace(envelope, attempt=envelope.attempt + 1)
-    return Parcel(envelope.id, encode(again), queue=queue, due=due)
+    return Parcel(id, encode(again), queue=queue, due=due)
 
 
 def failure_parcel(

@@ -218,7 +218,7 @@ class Books:
         self.seen[str(entry.outcome)] += 1
         match entry.outcome:
             case "failed":
-                if not any(parcel.id == envelope.id for parcel in changes.parcels):
+                if not any(self.envelope(parcel.packet).id == envelope.id for parcel in changes.parcels):
                     self.forbid("I4", f"{told(envelope)} failed and was neither sent again nor set aside")
             case "stashed":
                 kept = [s.packet for s in changes.stashed] + [p.packet for p in changes.parcels]

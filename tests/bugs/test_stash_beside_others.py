@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import msgspec
 
 from outlast import Event, Service, Workflow, on, starts
 from outlast.engines import inspector_of
+from outlast.testing.exploring import search
+from outlast.testing.faults import Faults
+from outlast.testing.simulation import Simulation
 from tests.system import System, running
 
 
@@ -21,6 +26,10 @@ class Paid(Event):
     key: str
 
 
+class Closed(Event):
+    key: str
+
+
 class Billing(Workflow, key="key"):
     payments: int = 0
 
@@ -30,6 +39,10 @@ class Billing(Workflow, key="key"):
     @on
     def paid(self, event: Paid) -> None:
         self.payments += 1
+
+    @on
+    def closed(self, event: Closed) -> None:
+        self.complete()
 
 
 class Shipping(Workflow, key="key"):
@@ -41,6 +54,10 @@ class Shipping(Workflow, key="key"):
     @on
     def paid(self, event: Paid) -> None:
         self.payments += 1
+
+    @on
+    def closed(self, event: Closed) -> None:
+        self.complete()
 
 
 async def payments(system: System) -> dict[str, int]:
@@ -76,3 +93,24 @@ async def test_a_message_that_two_workflows_kept_comes_once_to_each(url: str) ->
             await system.client.publish(event)
             await system.quiet()
         assert await payments(system) == {"billing": 1, "shipping": 1}
+
+
+def test_the_simulation_agrees() -> None:
+    """The rules of the simulator take what is marked for the same message, whenever its instance begins."""
+
+    def late_and_in_one_batch(sim: Simulation) -> None:
+        sim.publish(Paid(key="1"))
+        sim.run(timedelta(minutes=1))
+        sim.do(sim.client.send_all(Ordered(key="1"), Parcelled(key="1")))
+        sim.do(sim.client.send_all(Ordered(key="2"), Paid(key="2"), Parcelled(key="2")))
+        sim.run(timedelta(minutes=30))
+        sim.do(sim.client.send_all(Closed(key="1"), Closed(key="2")))
+        sim.run_until_quiet()
+        for key in "12":
+            for kind in (Billing, Shipping):
+                state = sim.instance(kind, key)
+                assert state is None or state.payments <= 1
+                assert state is not None or sim.crashes >= 5
+
+    service = Service("shop", workflows=[Billing, Shipping])
+    search(late_and_in_one_batch, [service], seeds=range(40), faults=lambda seed: Faults(crash=0.05, shuffle=0.5))

@@ -101,9 +101,9 @@ class Books:
             self.forbid("I5", f"{service} wrote {_listed(self, changes)} without consuming what led to it")
         for saved in changes.saved:
             self._save(saved.address, saved.version, saved.done, saved.conversation)
-        early = {entry.packet for entry in changes.history if entry.outcome == "stashed"}
+        early = {self.envelope(entry.packet).id for entry in changes.history if entry.outcome == "stashed"}
         for parcel in changes.parcels:
-            if parcel.packet in early:  # what it was too early for began in the same turn
+            if self.envelope(parcel.packet).id in early:  # what it was too early for began in the same turn
                 self._repost(service, parcel.packet)
             else:
                 self._post(service, parcel, causes, now)
@@ -222,7 +222,7 @@ class Books:
                     self.forbid("I4", f"{told(envelope)} failed and was neither sent again nor set aside")
             case "stashed":
                 kept = [s.packet for s in changes.stashed] + [p.packet for p in changes.parcels]
-                if entry.packet not in kept:
+                if not any(self.envelope(packet).id == envelope.id for packet in kept):
                     self.forbid("I4", f"{told(envelope)} came too early and was not stashed")
             case "dead letter":
                 if not any(letter.packet == entry.packet for letter in changes.dead):

@@ -80,7 +80,9 @@ class Batch:
         try:
             if letter.handler is not None and letter.returned is None:
                 # In a context of its own: the context variables that it sets are not seen by the next handler.
-                self._carry_out(letter, copy_context().run(self._call, letter, connection))
+                context = copy_context()
+                returned = self.host.aside.call(lambda: context.run(self._call, letter, connection))
+                self._carry_out(letter, returned)
             else:
                 self._carry_out(letter, letter.returned or [])
         except KeyboardInterrupt:

@@ -96,25 +96,24 @@ def _packet(connection: sqlite3.Connection, queue: int, receipt: int | None) -> 
     return found[0] if found else b""
 
 
-def forget(connection: sqlite3.Connection, until: int, limit: int) -> int:
-    """Deletes turns older than this, and what only they refer to in the logs; returns how many turns went."""
+def forget(connection: sqlite3.Connection, now: int, until: int, limit: int) -> int:
+    """Deletes turns older than this, and what only they refer to in the logs; returns how many turns went.
+
+    Turns are numbered as time goes by, so only the first few are looked at, however long the history is. Those
+    that a wrong clock has dated in the future go with the ones after them.
+    """
     execute = connection.execute
     gone = execute(
-        "DELETE FROM outlast_history WHERE number IN "
-        "(SELECT number FROM outlast_history WHERE at <= ? ORDER BY number LIMIT ?)",
-        (until, limit),
+        "DELETE FROM outlast_history WHERE number <= (SELECT max(number) FROM "
+        "(SELECT number, at FROM outlast_history WHERE at <= ? ORDER BY number LIMIT ?) WHERE at <= ?)",
+        (now, limit, until),
     ).rowcount
     for queue, head in execute("SELECT id, head FROM outlast_queues").fetchall():
         # The last message of a log stays, and with it the knowledge of which ids were used.
         bounds = [head]
         bounds += execute("SELECT min(id) FROM outlast_open WHERE queue = ?", (queue,)).fetchone()
-        bounds += (
-            execute(
-                "SELECT oldest FROM outlast_history WHERE queue = ? AND oldest > 0 ORDER BY number LIMIT 1",
-                (queue,),
-            ).fetchone()
-            or ()
-        )
+        # A message may be handled long after those behind it, so any turn may be the one that refers back farthest.
+        bounds += execute("SELECT min(oldest) FROM outlast_history WHERE queue = ? AND oldest > 0", (queue,)).fetchone()
         first = min(bound for bound in bounds if bound is not None)
         execute(
             f"DELETE FROM outlast_log_{queue} WHERE id IN "

@@ -189,7 +189,7 @@ class SqliteInspector:
         work = await self.engine.begin("")
         execute = self.engine.connection.execute
         try:
-            removed = forget(self.engine.connection, old, limit)
+            removed = forget(self.engine.connection, stamp, old, limit)
             removed += sum(
                 execute(
                     f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)",

@@ -106,6 +106,9 @@ MIGRATIONS: Sequence[str] = (
     ) WITHOUT ROWID;
     CREATE INDEX outlast_sent_at ON outlast_sent (at);
     """,
+    """
+    CREATE INDEX outlast_history_oldest ON outlast_history (queue, oldest) WHERE oldest > 0;
+    """,
 )
 
 QUEUE = """

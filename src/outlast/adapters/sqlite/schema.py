@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from outlast.errors import Misuse, Unavailable
 
@@ -150,7 +150,7 @@ class SharedConnection(sqlite3.Connection):
         super().__init__(*args, **options)
         self.is_lent = False
         """A handler has it now."""
-        self._cursors = WeakSet[sqlite3.Cursor]()
+        self._cursors: list[ref[sqlite3.Cursor]] = []
         self.set_authorizer(self._authorize)
 
     def lend(self) -> None:
@@ -165,19 +165,22 @@ class SharedConnection(sqlite3.Connection):
         """
         self.is_lent = False
         del self.cursor, self.execute
-        for cursor in list(self._cursors):
-            cursor.close()
-        self._cursors.clear()
+        for known in self._cursors:
+            if (cursor := known()) is not None:
+                cursor.close()
+        self._cursors = []
         self.row_factory, self.text_factory = None, str
 
     def _lent_cursor(self, *args: Any, **options: Any) -> Any:
-        cursor = super().cursor(*args, **options)
-        self._cursors.add(cursor)
-        return cursor
+        return self._known(super().cursor(*args, **options))
 
     def _lent_execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        cursor = super().execute(sql, parameters)
-        self._cursors.add(cursor)
+        return self._known(super().execute(sql, parameters))
+
+    def _known(self, cursor: sqlite3.Cursor) -> sqlite3.Cursor:
+        if len(self._cursors) % 1000 == 999:
+            self._cursors = [known for known in self._cursors if known() is not None]
+        self._cursors.append(ref(cursor))
         return cursor
 
     def _authorize(self, action: int, operation: str | None, name: str | None, *_: object) -> int:

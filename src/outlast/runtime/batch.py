@@ -221,9 +221,9 @@ class Batch:
             )
 
     def _saved(self, address: Address, instance: Instance) -> Saved:
-        record = instance.record
-        assert record is not None
         assert instance.stored is not None
+        # There is no record after a later message failed: then what was stored before it holds.
+        record = instance.record or instance.plan.decode(instance.stored)
         return Saved(
             address,
             instance.stored,

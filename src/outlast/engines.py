@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from outlast.adapters.memory import MemoryEngine, MemoryInspector, MemoryStore
+from outlast.adapters.memory import MemoryEngine, MemoryStore
+from outlast.adapters.memory_inspector import MemoryInspector
 from outlast.adapters.sqlite import SqliteEngine, SqliteInspector
 from outlast.adapters.system import SystemWorld
 from outlast.errors import BadUrl, Misuse

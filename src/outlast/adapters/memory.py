@@ -13,27 +13,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
-from outlast.core.naming import sent_at
 from outlast.core.recovery import Patience
 from outlast.errors import Conflict
 from outlast.ports import (
+    RELAY,
+    REPLIES,
     Address,
     Changes,
     DeadLetter,
     DeadLetterStatus,
     Delivery,
     Entry,
-    InstanceStatus,
     Parcel,
-    QueueStatus,
     Receipt,
     Saved,
     Stash,
     Stored,
-    Unhandled,
-    WorkflowStatus,
     World,
 )
 
@@ -82,7 +77,11 @@ class MemoryStore:
     """How many entries of history were cleaned away; numbers go on where they were."""
     last_receipt: int = 0
 
+    rung: set[str] = field(default_factory=set[str])
+    """Whom the next `wake` concerns: services, the relay, clients."""
+
     def enqueue(self, queue: str, packet: bytes) -> None:
+        self.rung.add(queue)
         self.last_receipt += 1
         self.queues.setdefault(queue, {})[self.last_receipt] = Row(packet)
 
@@ -90,6 +89,7 @@ class MemoryStore:
         """Puts a parcel where it belongs, now."""
         if parcel.reply_to:
             self.replies[parcel.reply_to] = (now, parcel.packet)
+            self.rung.add(REPLIES)
         if parcel.queue:
             self.enqueue(parcel.queue, parcel.packet)
         if parcel.topic:
@@ -98,9 +98,10 @@ class MemoryStore:
                     self.enqueue(service, parcel.packet)
 
     def wake(self) -> None:
+        rung, self.rung = self.rung, set()
         for engine in self.engines:
-            if engine.is_alive:
-                for notify in engine.listeners:
+            for name, notify in engine.listeners if engine.is_alive else ():
+                if name in rung:
                     notify()
 
 
@@ -114,7 +115,7 @@ class MemoryEngine:
         self.world = world
         self.services: set[str] = set()
         self.is_alive = True
-        self.listeners: list[Callable[[], None]] = []
+        self.listeners: list[tuple[str, Callable[[], None]]] = []
         store.engines.append(self)
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:
@@ -158,13 +159,12 @@ class MemoryEngine:
         store.stashes = [stash for stash in store.stashes if stash.until > now]
         for stash in expired:
             store.dead.append(DeadLetterStatus(letter=expired_stash(stash, now, self.world.new_id()), status="open"))
-        if moved:
-            store.wake()
+        store.wake()
         nexts = [letter[0] for letter in store.dated[:1]] + [stash.until for stash in store.stashes]
         return min(nexts, default=None)
 
     def listen(self, name: str, notify: Callable[[], None]) -> None:
-        self.listeners.append(notify)
+        self.listeners.append((name, notify))
 
     async def reply(self, request: str) -> bytes | None:
         found = self.store.replies.pop(request, None)
@@ -240,13 +240,16 @@ class MemoryWork:
             if self._is_ours(delivery):
                 row = queue[int(delivery.receipt)]
                 row.count, row.claimed_until, row.owner = row.count - 1, None, None
+                store.rung.add(self.service)
         for saved in changes.saved:
             self._save(saved, now)
         self._send(changes.parcels, now)
         gone = {letter.id for letter in changes.withdrawn}
         if gone:
             store.dated = [letter for letter in store.dated if letter[1] not in gone]
-        store.stashes += changes.stashed
+        if changes.stashed:
+            store.stashes += changes.stashed
+            store.rung.add(RELAY)
         store.dead += [DeadLetterStatus(letter=letter, status="open") for letter in changes.dead]
         store.entries += changes.history
         store.wake()
@@ -270,125 +273,9 @@ class MemoryWork:
                 store.sent_ids[parcel.id] = now
             if parcel.due is not None and parcel.due > now:
                 bisect.insort(store.dated, (parcel.due, parcel.id, parcel), key=lambda letter: letter[:2])
+                store.rung.add(RELAY)
             else:
                 store.deliver(parcel, now)
-
-
-class MemoryInspector:
-    """What operators may ask of a `MemoryStore`."""
-
-    def __init__(self, store: MemoryStore, world: World) -> None:
-        self.store = store
-        self.world = world
-
-    async def queues(self) -> Sequence[QueueStatus]:
-        store, now = self.store, self.world.now()
-        return [
-            QueueStatus(
-                service=name,
-                topics=sorted(store.topics.get(name, ())),
-                waiting=sum(not row.is_hidden(now) for row in rows.values()),
-                claimed=sum(row.is_hidden(now) for row in rows.values()),
-                oldest=next((sent_at(row.packet) for row in rows.values()), None),
-                dated=sum(letter[2].queue == name for letter in store.dated),
-                dead=sum(item.letter.service == name and item.status == "open" for item in store.dead),
-                workers=sum(engine.is_alive and name in engine.services for engine in store.engines),
-            )
-            for name, rows in sorted(store.queues.items())
-        ]
-
-    async def workflows(self) -> Sequence[WorkflowStatus]:
-        rows = self.store.instances
-        names = sorted({(a.service, a.workflow) for a in rows})
-        return [
-            WorkflowStatus(
-                service=service,
-                workflow=workflow,
-                running=sum(
-                    (a.service, a.workflow) == (service, workflow) and not r.saved.done for a, r in rows.items()
-                ),
-                done=sum((a.service, a.workflow) == (service, workflow) and r.saved.done for a, r in rows.items()),
-            )
-            for service, workflow in names
-        ]
-
-    async def instances(self, *, key: str, done: bool | None, limit: int) -> Sequence[InstanceStatus]:
-        found = [
-            row
-            for address, row in self.store.instances.items()
-            if (not key or address.key == key) and (done is None or row.saved.done == done)
-        ]
-        return [
-            InstanceStatus(
-                address=row.saved.address,
-                version=row.version,
-                done=row.saved.done,
-                conversation=row.saved.conversation,
-                started_at=row.started_at,
-                changed_at=row.changed_at,
-                state=msgspec.Raw(row.saved.state),
-            )
-            for row in reversed(found[-limit:])
-        ]
-
-    async def history(self, *, conversation: str, key: str = "", after: int, limit: int) -> Sequence[tuple[int, Entry]]:
-        numbered = enumerate(self.store.entries, start=self.store.forgotten + 1)
-        return [
-            (number, entry)
-            for number, entry in numbered
-            if number > after
-            and (not (conversation or key) or entry.conversation == conversation or (key and entry.key == key))
-        ][:limit]
-
-    async def unhandled(self, *, conversation: str, scan: int) -> Sequence[Unhandled]:
-        store, now, wanted = self.store, self.world.now(), conversation.encode()
-        found = [
-            Unhandled(service=name, packet=row.packet, is_claimed=row.is_hidden(now))
-            for name, rows in sorted(store.queues.items())
-            for row in list(rows.values())[:scan]
-        ]
-        found += [Unhandled(service=p.queue, packet=p.packet, due=due) for due, _, p in store.dated[:scan]]
-        found += [
-            Unhandled(service=s.address.service, packet=s.packet, due=s.until, stashed_for=s.address.workflow)
-            for s in store.stashes[:scan]
-        ]
-        return [item for item in found if wanted in item.packet]
-
-    async def dead_letters(self, *, status: str, id: str, limit: int) -> Sequence[DeadLetterStatus]:
-        return [
-            item for item in self.store.dead if (not status or item.status == status) and item.letter.id.startswith(id)
-        ][:limit]
-
-    async def settle(self, parcels: Mapping[str, Parcel | None], *, status: str) -> int:
-        settled = 0
-        for index, item in enumerate(self.store.dead):
-            if item.status == "open" and item.letter.id in parcels:
-                self.store.dead[index] = DeadLetterStatus(letter=item.letter, status=status)
-                settled += 1
-                if (parcel := parcels[item.letter.id]) is not None:
-                    self.store.deliver(parcel, self.world.now())
-        self.store.wake()
-        return settled
-
-    async def clean(self, now: datetime, history_until: datetime, limit: int) -> int:
-        store = self.store
-        old = [
-            address
-            for address, row in store.instances.items()
-            if row.saved.keep_until is not None and row.saved.keep_until <= now
-        ][:limit]
-        for address in old:
-            del store.instances[address]
-        entries = [entry for entry in store.entries if entry.at <= history_until][:limit]
-        store.entries = store.entries[len(entries) :]
-        store.forgotten += len(entries)
-        ids = [id for id, at in store.sent_ids.items() if at <= history_until][:limit]
-        for id in ids:
-            del store.sent_ids[id]
-        requests = [request for request, (at, _) in store.replies.items() if at <= history_until][:limit]
-        for request in requests:
-            del store.replies[request]
-        return len(old) + len(entries) + len(ids) + len(requests)
 
 
 def expired_stash(stash: Stash, now: datetime, id: str) -> DeadLetter:

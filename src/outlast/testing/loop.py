@@ -137,14 +137,15 @@ class VirtualLoop(_Loop):
                 raise Stuck(f"{self._steps} steps were made and no time has passed: something runs hot.")
 
     def _begin_effect(self) -> bool:
+        if not self._standing:
+            return False
         standing = [(f, o) for f, o in self._standing if not f.done() and (o is None or not o.is_dead)]
+        self._standing = standing
         able = [i for i, (_, owner) in enumerate(standing) if owner is None or not owner.is_paused]
         if not able:
-            self._standing = standing
             return False
         chosen = able[self._choose(len(able)) if len(able) > 1 else 0]
         future, _ = standing.pop(chosen)
-        self._standing = standing
         future.set_result(None)
         return True
 

@@ -10,7 +10,6 @@ from typing import Any, Self, TypeVar
 
 from outlast.client import Client, Sent
 from outlast.core.message import Command, Event
-from outlast.core.plan import plan_of
 from outlast.core.workflow import Workflow
 from outlast.errors import Misuse
 from outlast.ports import Address, Changes, DeadLetter
@@ -204,17 +203,17 @@ class Simulation:
 
     def instance(self, workflow: type[WorkflowT], key: object) -> WorkflowT | None:
         """The state of an instance, completed or not; `None` if there is none."""
-        plan = plan_of(workflow)
-        for service in self.stage.services:
-            state = self.stage.backstage.state(Address(service, plan.name, str(key)))
+        name = workflow.__options__.name
+        for service in self.plot.services:
+            state = self.stage.backstage.state(Address(service.name, name, str(key)))
             if state is not None:
-                found: WorkflowT = plan.decode(state).state
+                found: WorkflowT = service.routes.plans[name].decode(state).state
                 return found
         return None
 
     def is_done(self, workflow: type[Workflow], key: object) -> bool:
         """Whether an instance is there and completed."""
-        name = plan_of(workflow).name
+        name = workflow.__options__.name
         found = self.stage.backstage.remains(self.now).instances
         return any(done for at, (_, done) in found.items() if (at.workflow, at.key) == (name, str(key)))
 

@@ -32,9 +32,23 @@ WORKLOADS: list[tuple[Scenario, Sequence[Service]]] = [
 VISIBLE = frozenset({"load", "commit"})
 
 
+FINER = VISIBLE | {"receive", "first sight"}
+
+
 def two_parts(sim: Simulation) -> None:
     """The smallest fan-in: two parts reach one instance at the same time."""
     w.fan_in(sim, parts=2)
+
+
+RACES: list[tuple[Scenario, Sequence[Service], str, frozenset[str]]] = [
+    (two_parts, w.FAN_IN, "assembly", VISIBLE),
+    (two_parts, w.FAN_IN, "assembly", FINER),
+    (w.asked_twice, w.TIMER_RACE, "questions", VISIBLE),
+    (w.timer_against_answer, w.TIMER_RACE, "questions", VISIBLE),
+    (w.timer_against_answer, w.TIMER_RACE, "questions", FINER),
+    (w.timer_race, w.TIMER_RACE, "questions", VISIBLE),
+]
+"""Two messages for one instance at two workers: what races, and the effects before which either may go first."""
 
 
 def show(what: str, searching: Callable[[], Explored], seen: Counter[str]) -> None:
@@ -92,12 +106,10 @@ def singles_and_races(random_runs: int, limit: int, seen: Counter[str]) -> None:
                     partial(search, scenario, services, seeds=seeds, engine=engine),
                     seen,
                 )
-    for racers, services, racing in (
-        (two_parts, w.FAN_IN, "assembly"),
-        (w.timer_race, w.TIMER_RACE, "questions"),
-    ):
-        race = partial(interleave, racers, services, racing=racing, choice_points=VISIBLE, limit=limit)
-        show(f"all orders, {racers.__name__.replace('_', ' ')}, two workers", race, seen)
+    for racers, services, racing, choice_points in RACES:
+        race = partial(interleave, racers, services, racing=racing, choice_points=choice_points, limit=limit)
+        what = "" if choice_points == VISIBLE else ", finer"
+        show(f"all orders, {racers.__name__.replace('_', ' ')}{what}", race, seen)
 
 
 if __name__ == "__main__":

@@ -300,6 +300,29 @@ def timer_race(sim: Simulation) -> None:
         assert sim.effects.count("closed", "a") == 1, f"closed {sim.effects.count('closed', 'a')} times"
 
 
+def timer_against_answer(sim: Simulation) -> None:
+    """The race of `timer_race` alone: both are dated for the same instant, and what came before is over."""
+    sim.override(Outside, Outside(sim.effects))
+    with sim.in_order():
+        sim.publish(QuestionAsked(question_id="a"))
+        sim.run(timedelta(seconds=29))
+    sim.run_until_quiet()
+    assert sim.is_done(Question, "a")
+    assert sim.effects.count("closed", "a") == 1, f"closed {sim.effects.count('closed', 'a')} times"
+
+
+def asked_twice(sim: Simulation) -> None:
+    """Two messages that begin the same instance; only one of them does."""
+    sim.override(Outside, Outside(sim.effects))
+    sim.publish(QuestionAsked(question_id="a"))
+    sim.publish(QuestionAsked(question_id="a"))
+    sim.run(timedelta(seconds=29))
+    with sim.in_order():
+        sim.run_until_quiet()
+    assert sim.is_done(Question, "a")
+    assert sim.effects.count("closed", "a") == 1, f"closed {sim.effects.count('closed', 'a')} times"
+
+
 def poison(sim: Simulation) -> None:
     """One order in a batch cannot be read, and one fails for ever; the others do not notice."""
     sim.override(Outside, Outside(sim.effects, frozenset("c")))

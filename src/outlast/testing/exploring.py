@@ -9,12 +9,13 @@ first run that breaks a rule is shortened until nothing can be left out, and rai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from outlast.errors import OutlastError
 from outlast.runtime.service import Service
 from outlast.testing.faults import Faults
+from outlast.testing.orders import Choice, Orders
 from outlast.testing.simulation import Broken, Simulation
 from outlast.testing.stage import NEVER_FAILS, Plot
 from outlast.testing.tape import CRASHES, ERRORS, Fault, Tape
@@ -24,6 +25,8 @@ Scenario = Callable[[Simulation], None]
 EVERY_FAULT = (*CRASHES, *ERRORS)
 RACES = frozenset({"receive", "load", "commit", "handler"})
 """The effects by which processes can notice each other."""
+READING = frozenset({"receive", "begin", "first sight", "load"})
+"""The effects that change nothing in the engine in memory."""
 SHRINKING_RUNS = 1_000
 """So many runs are spent at most on shortening a tape."""
 REPEATED = 50
@@ -63,9 +66,19 @@ class Run:
     """One run that went well."""
 
     trace: Sequence[tuple[str, str]]
-    options: Sequence[int]
+    choices: Sequence[Choice]
+    written: Collection[int]
     hash: str
     seen: Counter[str]
+
+    def is_quiet(self, number: int) -> bool:
+        """Whether one process alone went on from this choice to the next, and changed nothing."""
+        first = self.choices[number].at
+        last = self.choices[number + 1].at if number + 1 < len(self.choices) else len(self.trace)
+        return all(
+            process == self.trace[first][0] and (effect in READING or (effect == "commit" and at not in self.written))
+            for at, (process, effect) in enumerate(self.trace[first:last], start=first)
+        )
 
 
 def explore(
@@ -103,26 +116,24 @@ def interleave(
     choice_points: frozenset[str] = RACES,
     tape: Tape | None = None,
     limit: int = 100_000,
+    is_reduced: bool = True,
 ) -> Explored:
     """Runs the scenario in every order in which the workers of the service `racing` get to these effects.
 
-    Each of its workers is handed other messages, so that different messages for one instance can race. Keep the
-    scenario small: the number of orders grows very fast. Beyond `limit` runs the search ends.
+    Each of its workers is handed other messages, so that different messages for one instance can race. Orders that
+    differ only in who reads first are taken once (see `outlast.testing.orders`; not beside the faults of a tape).
+    Keep the scenario small, since the number of orders grows very fast, and put what comes before the race into
+    `with sim.in_order()`. Beyond `limit` runs the search ends.
     """
     plot = Plot(services=services, workers=workers, is_shared_out=True, racing=racing, choice_points=choice_points)
     faults: Mapping[int, Fault] = tape.faults if tape is not None else {}
     found = Explored()
-    order: list[int] = []
+    orders = Orders()
     while True:
-        run = _counted(scenario, replace(plot, tape=Tape(faults, dict(enumerate(order)))), found)
-        # Depth first: the last choice that has another option takes it, and what follows begins anew.
-        taken = [*order, *[0] * (len(run.options) - len(order))][: len(run.options)]
-        while taken and taken[-1] + 1 >= run.options[len(taken) - 1]:
-            taken.pop()
-        if not taken:
+        run = _counted(scenario, replace(plot, tape=Tape(faults, orders.order)), found)
+        orders.went(run.choices, run.is_quiet if is_reduced and not faults else _never)
+        if not orders.on():
             return found
-        taken[-1] += 1
-        order = taken
         if found.runs >= limit:
             found.is_complete = False
             return found
@@ -166,6 +177,10 @@ def shrink(scenario: Scenario, plot: Plot, broken: Broken) -> Broken:
     return best
 
 
+def _never(number: int) -> bool:
+    return False
+
+
 def _counted(scenario: Scenario, plot: Plot, found: Explored) -> Run:
     run = _run(scenario, plot)
     found.runs += 1
@@ -200,7 +215,7 @@ def _attempt(scenario: Scenario, plot: Plot) -> Run | Broken:
         except (AssertionError, OutlastError) as error:
             return simulation.broken([*simulation.stage.books.problems, f"{type(error).__name__}: {error}"])
         stage = simulation.stage
-        return Run(stage.trace, stage.options, simulation.hash, simulation.seen)
+        return Run(stage.trace, stage.choices, stage.written, simulation.hash, simulation.seen)
 
 
 def _with_one_more(tape: Tape, run: Run, kinds: Sequence[Fault]) -> Iterator[Tape]:

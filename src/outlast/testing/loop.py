@@ -11,7 +11,7 @@ import asyncio
 import heapq
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple, Unpack
 
@@ -31,6 +31,7 @@ class Stuck(OutlastError):
 class Owner(Protocol):
     """The simulated process that a callback belongs to."""
 
+    name: str
     is_dead: bool
     is_paused: bool
     held: list[tuple[asyncio.Handle, Any]]
@@ -50,11 +51,11 @@ else:
 class VirtualLoop(_Loop):
     """Runs callbacks in order, and jumps to the next date when there are none.
 
-    `choose(n)` says which of `n` effects that could happen now happens first. `stalled()` is asked whenever
+    `choose` says whose of the effects that could happen now happens first. `stalled()` is asked whenever
     nothing can go on at the present time; true means that there is nothing left to do.
     """
 
-    def __init__(self, choose: Callable[[int], int], stalled: Callable[[], bool]) -> None:
+    def __init__(self, choose: Callable[[Sequence[Owner | None]], int], stalled: Callable[[], bool]) -> None:
         self._now = 0.0
         self._choose = choose
         self._stalled = stalled
@@ -144,7 +145,7 @@ class VirtualLoop(_Loop):
         able = [i for i, (_, owner) in enumerate(standing) if owner is None or not owner.is_paused]
         if not able:
             return False
-        chosen = able[self._choose(len(able)) if len(able) > 1 else 0]
+        chosen = able[self._choose([standing[i][1] for i in able]) if len(able) > 1 else 0]
         future, _ = standing.pop(chosen)
         future.set_result(None)
         return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Generator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -186,6 +187,18 @@ class Simulation:
             if not stage.books.problems:
                 stage.books.forbid("I13", str(error))
         self.check()
+
+    @contextmanager
+    def in_order(self) -> Generator[None]:
+        """What happens in here takes its usual order: `interleave` and shuffling leave it alone.
+
+        So a scenario says where its race begins and ends, and orders of what comes before are not multiplied by it.
+        """
+        self.stage.is_in_order = True
+        try:
+            yield
+        finally:
+            self.stage.is_in_order = False
 
     def down(self, service: str, *, for_: timedelta) -> None:
         """Stops the processes of a service in good order, and starts them again after a while."""

@@ -17,7 +17,8 @@ from outlast.signals import Signal, Turned
 from outlast.testing.backstage import Backstage, MemoryBackstage, SqliteBackstage
 from outlast.testing.faults import Faults, FaultyEngine
 from outlast.testing.invariants import Books, short
-from outlast.testing.loop import VirtualLoop
+from outlast.testing.loop import Owner, VirtualLoop
+from outlast.testing.orders import Choice
 from outlast.testing.process import LEASE, POLL, Process, SimulatedWorld
 from outlast.testing.tape import RECEIVING, Dice, Fault, Tape
 from outlast.testing.telling import Line
@@ -86,8 +87,11 @@ class Stage:
         self.topics: Mapping[str, list[str]] = {s.name: s.routes.topics for s in plot.services}
         self.trace: list[tuple[str, str]] = []
         """Process and name of every effect, in order; the numbers of a tape are positions in it."""
-        self.options: list[int] = []
-        """How many processes could have gone first, for every choice."""
+        self.choices: list[Choice] = []
+        self.written: set[int] = set()
+        """The numbers of the commits that were not refused."""
+        self.is_in_order = False
+        """Who comes first goes first, and that is no choice."""
         self.processes: list[Process] = []
         self.lines: list[Line] = []
         self.crashes = 0
@@ -180,9 +184,11 @@ class Stage:
                 return fault
         return None
 
-    def _choose(self, options: int) -> int:
-        number = len(self.options)
-        self.options.append(options)
+    def _choose(self, able: Sequence[Owner | None]) -> int:
+        if self.is_in_order:
+            return 0
+        number, options = len(self.choices), len(able)
+        self.choices.append(Choice(len(self.trace), tuple(owner.name if owner is not None else "" for owner in able)))
         if not self._is_random:
             choice = min(self.plot.tape.order.get(number, 0), options - 1)
         elif self.plot.faults.shuffle and self._dice.throw() < self.plot.faults.shuffle:
@@ -247,6 +253,7 @@ class Stage:
     def wrote(self, process: Any, service: str, changes: Changes) -> None:
         if changes != Changes(renewed=changes.renewed, claimed_until=changes.claimed_until):
             self.lines.append(Line(self.loop.time(), process.name, changes))
+        self.written.add(len(self.trace) - 1)
         if changes.handled or changes.parcels:
             self._progress_at = len(self.trace)
         self.books.committed(service, changes, self.world.now())

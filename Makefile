@@ -35,7 +35,7 @@ bench: .venv/ready
 seeded-bugs: .venv/ready
 	$(BIN)/python -m tests.seeded_bugs $(ARGS)
 
-# Searches for broken rules beyond what the tests do; ARGS="--pairs" or ARGS="--seeds 1000" for more.
+# Searches for broken rules beyond what the tests do; ARGS=--pairs or ARGS="--seeds 1000" for more.
 explore: .venv/ready
 	$(BIN)/python -m tests.simulation.exhaustive $(ARGS)
 

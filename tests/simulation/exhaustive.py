@@ -1,7 +1,7 @@
 """The searches that take longer than a test run, with their figures.
 
-python -m tests.simulation.exhaustive            single faults and races
-python -m tests.simulation.exhaustive --pairs    every pair of faults as well (minutes)
+python -m tests.simulation.exhaustive            single faults, pairs of crashes, and races
+python -m tests.simulation.exhaustive --pairs    every pair of crashes and errors (minutes)
 python -m tests.simulation.exhaustive --seeds N  N random runs of every workload
 """
 
@@ -17,7 +17,7 @@ from outlast import Service
 from outlast.testing import Simulation
 from outlast.testing.exploring import EVERY_FAULT, Explored, Scenario, explore, interleave, search
 from outlast.testing.stage import NEVER_FAILS
-from outlast.testing.tape import Fault
+from outlast.testing.tape import CRASHES, Fault
 from tests.simulation import workloads as w
 
 WORKLOADS: list[tuple[Scenario, Sequence[Service]]] = [
@@ -78,18 +78,23 @@ def rate() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", action="store_true")
-    parser.add_argument("--crash-pairs", action="store_true")
     parser.add_argument("--seeds", type=int, default=0)
     parser.add_argument("--limit", type=int, default=20_000)
     arguments = parser.parse_args()
     seen: Counter[str] = Counter()
-    if arguments.pairs or arguments.crash_pairs:
-        # A crash after an effect is a crash before the next one, but for what others do in between.
-        faults = EVERY_FAULT if arguments.pairs else (Fault.CRASH_BEFORE,)
-        show("pairs of faults, orders, memory", partial(explore, w.orders, w.ORDERS, faults=faults, pairs=True), seen)
+    if arguments.pairs:
+        pairs("crashes or errors", EVERY_FAULT, seen)
     else:
         singles_and_races(arguments.seeds, arguments.limit, seen)
+        pairs("crashes", CRASHES, seen)
     print("met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(seen.items())))
+
+
+def pairs(what: str, faults: Sequence[Fault], seen: Counter[str]) -> None:
+    """Every two of these faults, the second one anywhere in the run that has the first."""
+    for scenario, services in WORKLOADS[:3]:
+        name = scenario.__name__.replace("_", " ")
+        show(f"pairs of {what}, {name}", partial(explore, scenario, services, faults=faults, pairs=True), seen)
 
 
 def singles_and_races(random_runs: int, limit: int, seen: Counter[str]) -> None:

@@ -25,8 +25,10 @@ Scenario = Callable[[Simulation], None]
 EVERY_FAULT = (*CRASHES, *ERRORS)
 RACES = frozenset({"receive", "load", "commit", "handler"})
 """The effects by which processes can notice each other."""
-READING = frozenset({"receive", "begin", "first sight", "load"})
+READING = frozenset({"receive", "begin", "first sight", "load", "acknowledge"})
 """The effects that change nothing in the engine in memory."""
+SAME_WHEN_READING = {Fault.CRASH_AFTER: Fault.CRASH_BEFORE, Fault.ERROR_AFTER: Fault.ERROR_BEFORE}
+"""At an effect that only reads these do the same: nothing happened, and the process learns nothing."""
 SHRINKING_RUNS = 1_000
 """So many runs are spent at most on shortening a tape."""
 REPEATED = 50
@@ -93,16 +95,18 @@ def explore(
 ) -> Explored:
     """Runs the scenario once for every one of these faults at every effect; with `pairs`, for every two of them.
 
+    In memory, a fault after an effect that only reads is left out: it does what the same fault before it does.
     The second fault of a pair is looked for in the run that has the first, so it may fall into the recovery.
     """
     plot = Plot(services=services, engine=engine, workers=workers, batch=batch)
     kinds = tuple(faults)
     found = Explored()
     usual = _counted(scenario, plot, found)
-    for tape in _with_one_more(Tape(), usual, kinds):
+    reading = READING if engine == "memory" else frozenset[str]()
+    for tape in _with_one_more(Tape(), usual, kinds, reading):
         run = _counted(scenario, replace(plot, tape=tape), found)
         if pairs:
-            for pair in _with_one_more(tape, run, kinds):
+            for pair in _with_one_more(tape, run, kinds, reading):
                 _counted(scenario, replace(plot, tape=pair), found)
     return found
 
@@ -218,9 +222,11 @@ def _attempt(scenario: Scenario, plot: Plot) -> Run | Broken:
         return Run(stage.trace, stage.choices, stage.written, simulation.hash, simulation.seen)
 
 
-def _with_one_more(tape: Tape, run: Run, kinds: Sequence[Fault]) -> Iterator[Tape]:
+def _with_one_more(tape: Tape, run: Run, kinds: Sequence[Fault], reading: Collection[str]) -> Iterator[Tape]:
     """This tape and one more fault, at any effect after those that it has."""
     first = max(tape.faults, default=-1) + 1
     for number in range(first, len(run.trace)):
+        same = SAME_WHEN_READING if run.trace[number][1] in reading else {}
         for kind in kinds:
-            yield Tape({**tape.faults, number: kind}, tape.order, tape.skews)
+            if same.get(kind) not in kinds:
+                yield Tape({**tape.faults, number: kind}, tape.order, tape.skews)

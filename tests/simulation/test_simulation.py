@@ -120,6 +120,14 @@ def test_a_tape_repeats_a_random_run() -> None:
         assert again.story() == story
 
 
+def test_a_scenario_waits_for_a_process_that_stands_still_within_its_transaction() -> None:
+    """Behind the write lock of SQLite a client would be told to try again, and a scenario does not."""
+    with Simulation(w.ORDERS, engine="sqlite", tape="10=pause") as sim:
+        w.too_early(sim)
+
+        assert list(sim.tape.faults.values()) == [Fault.PAUSE]
+
+
 def test_a_tape_that_cannot_be_read_says_so() -> None:
     with pytest.raises(Misuse, match="cannot be read"):
         Tape.parse("7=earthquake")

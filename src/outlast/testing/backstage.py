@@ -73,8 +73,8 @@ class Turnstile:
         self._inside: Ticket | None = None
         self._waiting: deque[Ticket] = deque()
 
-    async def enter(self, who: object) -> Ticket:
-        """Raises `Unavailable` when nobody leaves in time."""
+    async def enter(self, who: object, *, is_patient: bool) -> Ticket:
+        """Raises `Unavailable` when nobody leaves in time, unless whoever comes is patient."""
         ticket = Ticket(who)
         if self._inside is None:
             self._inside = ticket
@@ -82,6 +82,9 @@ class Turnstile:
         loop = asyncio.get_running_loop()
         ticket.called = loop.create_future()
         self._waiting.append(ticket)
+        if is_patient:
+            await ticket.called
+            return ticket
         deadline = loop.call_later(LOCK_WAIT_SECONDS, self._turn_away, ticket)
         try:
             await ticket.called

@@ -74,6 +74,8 @@ class Vessel(Protocol):
     """The simulated process that an engine belongs to."""
 
     name: str
+    is_patient: bool
+    """It waits for a lock until it gets it."""
 
     @property
     def is_over(self) -> bool:
@@ -118,7 +120,7 @@ class FaultyEngine:
         opened: list[FaultyWork] = []
 
         async def begin() -> Work:
-            ticket = await self.turnstile.enter(self.vessel) if self.turnstile is not None else None
+            ticket = await self._enter(self.turnstile) if self.turnstile is not None else None
             work = FaultyWork(await self.inner.begin(service), service, self, ticket)
             opened.append(work)
             return work
@@ -145,10 +147,13 @@ class FaultyEngine:
     async def close(self) -> None:
         await self.inner.close()
 
+    async def _enter(self, turnstile: Turnstile) -> Ticket:
+        return await turnstile.enter(self.vessel, is_patient=self.vessel.is_patient)
+
     async def _alone(self, call: Callable[[], Awaitable[T]]) -> T:
         if self.turnstile is None:
             return await call()
-        ticket = await self.turnstile.enter(self.vessel)
+        ticket = await self._enter(self.turnstile)
         try:
             return await call()
         finally:

@@ -108,6 +108,8 @@ class Theatre(Protocol):
 class Process:
     """A process of one service. It lives until it crashes or is stopped."""
 
+    is_patient = False
+
     def __init__(self, name: str, service: Service, theatre: Theatre, world: SimulatedWorld) -> None:
         self.name = name
         self.service = service

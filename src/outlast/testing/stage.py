@@ -59,6 +59,8 @@ class Outside:
 
     name = ""
     is_over = False
+    is_patient = True
+    """A scenario sends once; one that is told to try again would have to do so."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

@@ -14,12 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.seeded_bugs.bugs import BUGS, Bug
-from tests.seeded_bugs.searches import SEARCHES
+from tests.seeded_bugs.bugs import BUGS, SQLITE_BUGS, Bug
+from tests.seeded_bugs.searches import SEARCHES, SQLITE_SEARCHES
 
 ROOT = Path(__file__).parents[2]
+Searches = list[Callable[[], None]]
 NONE = Bug("none (the library as it is)", ())
 
 
@@ -36,12 +38,12 @@ def planted(bug: Bug, directory: Path) -> Path:
     return source
 
 
-def found(bug: Bug) -> dict[str, str]:
+def found(bug: Bug, searches: Searches) -> dict[str, str]:
     """Which rule each search finds broken."""
     with tempfile.TemporaryDirectory() as directory:
         paths = os.pathsep.join([str(planted(bug, Path(directory))), str(ROOT)])
         done = subprocess.run(
-            [sys.executable, "-m", "tests.seeded_bugs.searches"],
+            [sys.executable, "-m", "tests.seeded_bugs.searches", "sqlite" if searches is SQLITE_SEARCHES else "memory"],
             env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
             cwd=directory,
             capture_output=True,
@@ -50,23 +52,34 @@ def found(bug: Bug) -> dict[str, str]:
             check=False,
         )
         if done.returncode:
-            return {searching.__name__: "fails" for searching in SEARCHES}
+            return {searching.__name__: "fails" for searching in searches}
         result: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
         return result
 
 
-def main() -> int:
-    wanted = " ".join(sys.argv[1:])
-    names = [searching.__name__ for searching in SEARCHES]
-    print("| planted bug | " + " | ".join(name.replace("_", " ") for name in names) + " |")
+def table(bugs: Sequence[Bug], searches: Searches) -> list[str]:
+    """Prints what each search finds; returns the bugs that none finds, and the library if one finds anything."""
+    names = [searching.__name__ for searching in searches]
+    print("| planted bug | " + " | ".join(name.removeprefix("sqlite_").replace("_", " ") for name in names) + " |")
     print("|---|" + "---|" * len(names))
-    bad, started = [], time.perf_counter()
-    for bug in [NONE, *(bug for bug in BUGS if wanted in bug.name)]:
-        result = found(bug)
+    bad: list[str] = []
+    for bug in [NONE, *bugs]:
+        result = found(bug, searches)
         print(f"| {bug.name} | " + " | ".join(result[name] or "-" for name in names) + " |", flush=True)
         if any(result.values()) == (bug is NONE):
             bad.append(bug.name)
-    print(f"\n{len(BUGS)} bugs, {len(bad)} surprises, {time.perf_counter() - started:.0f} s", *bad, sep="\n")
+    print()
+    return bad
+
+
+def main() -> int:
+    wanted = " ".join(sys.argv[1:])
+    started = time.perf_counter()
+    in_memory = [bug for bug in BUGS if wanted in bug.name]
+    in_sqlite = [bug for bug in SQLITE_BUGS if wanted in bug.name]
+    bad = table(in_memory, SEARCHES) + table(in_sqlite, SQLITE_SEARCHES)
+    count = len(in_memory) + len(in_sqlite)
+    print(f"{count} bugs, {len(bad)} surprises, {time.perf_counter() - started:.0f} s", *bad, sep="\n")
     return 1 if bad else 0
 
 

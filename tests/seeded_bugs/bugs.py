@@ -10,6 +10,9 @@ POST = "runtime/post.py"
 WORKER = "worker.py"
 INSTANCE = "core/instance.py"
 MEMORY = "adapters/memory.py"
+QUEUES = "adapters/sqlite/queues.py"
+WORK = "adapters/sqlite/work.py"
+ENGINE = "adapters/sqlite/engine.py"
 
 COMMIT = "            await work.commit(changes)\n"
 AT_ONCE = """            other = await host.engine.begin(host.name)
@@ -199,3 +202,65 @@ BUGS = [
         ),
     ),
 ]
+
+SQLITE_BUGS = [
+    bug(
+        "head moved past an unhandled message",
+        QUEUES,
+        ("[(self.number, id) for (id,) in rows if id not in taken]", "[]"),
+    ),
+    bug(
+        "row of a claim kept when its message is handled",
+        QUEUES,
+        (
+            'self._change("DELETE FROM outlast_open", (), [d for d in handled if int(d.receipt) <= head])',
+            "pass",
+        ),
+    ),
+    bug(
+        "count of a claim not compared",
+        QUEUES,
+        ("0 if int(d.receipt) > head else None) == d.count}", "0 if int(d.receipt) > head else None) is not None}"),
+        ("AND id BETWEEN ? AND ? AND count = ?", "AND id BETWEEN ? AND ? AND ? >= 0"),
+    ),
+    bug(
+        "claim ignored by others",
+        QUEUES,
+        ("(o.claimed_until IS NULL OR o.claimed_until <= ?)", "(1 OR o.claimed_until <= ?)"),
+    ),
+    bug("claims of the dead not given back", ENGINE, ('queue.free(int(name.rpartition(".")[2]))', "pass")),
+    bug(
+        "dated message delivered, and kept",
+        WORK,
+        (
+            '"DELETE FROM outlast_dated WHERE due = ? AND id = ?", [row[:2]',
+            '"DELETE FROM outlast_dated WHERE due = ? AND id = ? AND 0", [row[:2]',
+        ),
+    ),
+    bug("date of a message ignored", WORK, ("(due := micros(parcel.due)) > self.now", "(due := 0) > self.now")),
+    bug("stashed message never released", WORK, ("            self._unstash(begun)\n", "            pass\n")),
+    bug("repeated id of a caller sent again", WORK, ("return bool(self._all(", "return True or bool(self._all(")),
+    bug("nobody is woken by a commit", WORK, ("        self._ring(self._rung)\n", "")),
+    bug(
+        "version of an instance not compared",
+        WORK,
+        ('"state = ? WHERE id = ? AND version = ?"', '"state = ? WHERE id = ? AND ? >= 0"'),
+    ),
+    bug(
+        "commit in two transactions",
+        WORK,
+        ("    COMMIT,\n", "    BEGIN,\n    COMMIT,\n"),
+        (
+            "            self._write(changes)\n",
+            "            self._write(Changes(handled=changes.handled))\n"
+            "            self.connection.execute(COMMIT)\n            self.connection.execute(BEGIN)\n"
+            "            self._write(msgspec.structs.replace(changes, handled=[]))\n",
+        ),
+    ),
+    bug(
+        "refused commit not rolled back",
+        WORK,
+        ("self.connection.execute(ROLLBACK)", "self.connection.execute(COMMIT)"),
+    ),
+]
+"""Bugs in the real SQLite engine."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from outlast.testing import exploring
 from outlast.testing.exploring import explore, interleave, search
 from outlast.testing.faults import Faults
 from tests.simulation import workloads as w
+from tests.simulation.exhaustive import RACES, VISIBLE
 
 WORKLOADS = [
     (w.orders, w.ORDERS),
@@ -34,7 +38,7 @@ def single_faults() -> None:
 
 
 def races() -> None:
-    """Two workers of each service in many orders, and nothing that fails."""
+    """Two workers of each service in many orders, at random, and nothing that fails."""
     interleave(w.fan_in, w.FAN_IN, racing="assembly", limit=150)
     for batch in (2, 256):
         for scenario, services in WORKLOADS[:3]:
@@ -65,7 +69,66 @@ def pauses() -> None:
         )
 
 
-SEARCHES: list[Callable[[], None]] = [usual, single_faults, races, random_faults, pauses]
+def all_orders() -> None:
+    """Two messages for one instance at two workers, in every order that can differ."""
+    for scenario, services, racing, choice_points in RACES:
+        if choice_points == VISIBLE:
+            interleave(scenario, services, racing=racing, choice_points=choice_points)
+
+
+def sqlite_usual() -> None:
+    """Every workload once on SQLite, with one worker and with two."""
+    for scenario, services in WORKLOADS:
+        for workers in (1, 2):
+            explore(scenario, services, faults=(), engine="sqlite", workers=workers)
+
+
+def sqlite_single_faults() -> None:
+    """A crash or an error before or after every effect."""
+    for scenario, services in WORKLOADS[:2]:
+        explore(scenario, services, engine="sqlite")
+
+
+def sqlite_races() -> None:
+    """Two workers of each service in many orders, and nothing that fails."""
+    for batch in (2, 256):
+        for scenario, services in WORKLOADS[:3]:
+            search(
+                scenario,
+                services,
+                seeds=range(20),
+                faults=lambda _: Faults(shuffle=0.5, partial=0.5),
+                workers=lambda _: 2,
+                batch=batch,
+                engine="sqlite",
+            )
+
+
+def sqlite_random_faults() -> None:
+    """Some faults at some rates."""
+    for scenario, services in WORKLOADS:
+        search(scenario, services, seeds=range(30), engine="sqlite")
+
+
+def contract() -> None:
+    """The contract of all engines, kept by SQLite."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-k", "TestSqlite", str(Path(__file__).parents[1] / "contracts")],
+        stdout=subprocess.DEVNULL,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, "fails: a test of the contract"
+
+
+SEARCHES: list[Callable[[], None]] = [usual, single_faults, all_orders, races, random_faults, pauses]
+SQLITE_SEARCHES: list[Callable[[], None]] = [
+    sqlite_usual,
+    sqlite_single_faults,
+    sqlite_races,
+    sqlite_random_faults,
+    contract,
+]
 
 
 def finds(searching: Callable[[], None]) -> str:
@@ -74,7 +137,7 @@ def finds(searching: Callable[[], None]) -> str:
         searching()
     except AssertionError as error:
         first = str(error).strip().splitlines()[0].strip()
-        return first.split(":")[0] if first.startswith("I") else "own"
+        return first.split(":")[0] if first.startswith(("I", "fails")) else "own"
     except Exception as error:
         return type(error).__name__
     return ""
@@ -83,4 +146,5 @@ def finds(searching: Callable[[], None]) -> str:
 if __name__ == "__main__":
     exploring.SHRINKING_RUNS = 0
     exploring.REPEATED = 1_000_000
-    print(json.dumps({searching.__name__: finds(searching) for searching in SEARCHES}))
+    wanted = SQLITE_SEARCHES if "sqlite" in sys.argv[1:] else SEARCHES
+    print(json.dumps({searching.__name__: finds(searching) for searching in wanted}))

@@ -142,12 +142,12 @@ class VirtualLoop(_Loop):
             return False
         standing = [(f, o) for f, o in self._standing if not f.done() and (o is None or not o.is_dead)]
         self._standing = standing
-        able = [i for i, (_, owner) in enumerate(standing) if owner is None or not owner.is_paused]
+        able = [entry for entry in standing if entry[1] is None or not entry[1].is_paused]
         if not able:
             return False
-        chosen = able[self._choose([standing[i][1] for i in able]) if len(able) > 1 else 0]
-        future, _ = standing.pop(chosen)
-        future.set_result(None)
+        chosen = able[self._choose([owner for _, owner in able]) if len(able) > 1 else 0]
+        standing.remove(chosen)
+        chosen[0].set_result(None)
         return True
 
     def _jump(self, until: float | None) -> bool:

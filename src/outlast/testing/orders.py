@@ -14,14 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from outlast.testing.loop import Owner
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Choice:
     """Some processes could have gone first."""
 
     at: int
     """How many effects there had been."""
-    who: tuple[str, ...]
+    owners: Sequence[Owner | None]
+
+    @property
+    def who(self) -> tuple[str, ...]:
+        return tuple(owner.name if owner is not None else "" for owner in self.owners)
 
 
 @dataclass(slots=True)
@@ -63,8 +69,10 @@ class Orders:
         """Goes on to the next order, the last choice first. False if that was the last one."""
         while self._forks:
             fork = self._forks[-1]
-            if not fork.is_asleep() and self._is_quiet(len(self._forks) - 1):
-                fork.quiet.add(fork.who[fork.taken])
+            name = fork.who[fork.taken]
+            # A process that stands there with two of its tasks has two steps, which its name cannot tell apart.
+            if not fork.is_asleep() and fork.who.count(name) == 1 and self._is_quiet(len(self._forks) - 1):
+                fork.quiet.add(name)
             for option in range(fork.taken + 1, len(fork.who)):
                 if fork.who[option] not in fork.asleep:
                     fork.taken = option

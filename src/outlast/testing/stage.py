@@ -190,7 +190,7 @@ class Stage:
         if self.is_in_order:
             return 0
         number, options = len(self.choices), len(able)
-        self.choices.append(Choice(len(self.trace), tuple(owner.name if owner is not None else "" for owner in able)))
+        self.choices.append(Choice(len(self.trace), able))
         if not self._is_random:
             choice = min(self.plot.tape.order.get(number, 0), options - 1)
         elif self.plot.faults.shuffle and self._dice.throw() < self.plot.faults.shuffle:

@@ -43,12 +43,14 @@ def two_parts(sim: Simulation) -> None:
 RACES: list[tuple[Scenario, Sequence[Service], str, frozenset[str]]] = [
     (two_parts, w.FAN_IN, "assembly", VISIBLE),
     (two_parts, w.FAN_IN, "assembly", FINER),
+    (two_parts, w.FAN_IN, "factory", VISIBLE),
+    (two_parts, w.FAN_IN, "factory", VISIBLE | {"receive"}),
     (w.asked_twice, w.TIMER_RACE, "questions", VISIBLE),
     (w.timer_against_answer, w.TIMER_RACE, "questions", VISIBLE),
     (w.timer_against_answer, w.TIMER_RACE, "questions", FINER),
     (w.timer_race, w.TIMER_RACE, "questions", VISIBLE),
 ]
-"""Two messages for one instance at two workers: what races, and the effects before which either may go first."""
+"""Two messages at two workers of a service: what races, where, and before which effects either may go first."""
 
 
 def show(what: str, searching: Callable[[], Explored], seen: Counter[str]) -> None:
@@ -113,8 +115,8 @@ def singles_and_races(random_runs: int, limit: int, seen: Counter[str]) -> None:
                 )
     for racers, services, racing, choice_points in RACES:
         race = partial(interleave, racers, services, racing=racing, choice_points=choice_points, limit=limit)
-        what = "" if choice_points == VISIBLE else ", finer"
-        show(f"all orders, {racers.__name__.replace('_', ' ')}{what}", race, seen)
+        finer = "" if choice_points == VISIBLE else ", finer"
+        show(f"all orders, {racers.__name__.replace('_', ' ')} at {racing}{finer}", race, seen)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,13 @@ def test_two_parts_that_race_for_one_instance_are_both_counted_in_every_order() 
     found.must_have_seen("conflict retried")
 
 
+def test_two_commands_that_race_for_two_workers_are_handled_once_in_every_order() -> None:
+    found = interleave(two_parts, w.FAN_IN, racing="factory", choice_points=VISIBLE)
+
+    assert found.is_complete
+    found.must_have_seen("conflict retried")
+
+
 def test_a_timer_and_an_answer_that_race_never_both_win() -> None:
     found = interleave(w.timer_race, w.TIMER_RACE, racing="questions", choice_points=VISIBLE)
 

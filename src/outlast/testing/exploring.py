@@ -124,10 +124,12 @@ def interleave(
 ) -> Explored:
     """Runs the scenario in every order in which the workers of the service `racing` get to these effects.
 
-    Each of its workers is handed other messages, so that different messages for one instance can race. Orders that
-    differ only in who reads first are taken once (see `outlast.testing.orders`; not beside the faults of a tape).
-    Keep the scenario small, since the number of orders grows very fast, and put what comes before the race into
+    Each of its workers is handed other messages, so that different messages for one instance can race. Keep the
+    scenario small, since the number of orders grows very fast, and put what comes before the race into
     `with sim.in_order()`. Beyond `limit` runs the search ends.
+
+    Orders that differ only in who reads first are taken once (see `outlast.testing.orders`); all of them are if
+    `is_reduced` is false, or if the tape has faults.
     """
     plot = Plot(services=services, workers=workers, is_shared_out=True, racing=racing, choice_points=choice_points)
     faults: Mapping[int, Fault] = tape.faults if tape is not None else {}

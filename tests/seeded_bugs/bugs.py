@@ -139,7 +139,7 @@ BUGS = [
     bug(
         "early message dropped instead of stashed",
         BATCH,
-        ("changes.stashed.append(Stash(address, packet, self.now + plan.stash))", "pass"),
+        ("changes.stashed.append(Stash(address, kept, self.now + plan.stash))", "pass"),
     ),
     bug(
         "message stashed in the batch that starts its instance",

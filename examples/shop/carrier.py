@@ -46,10 +46,10 @@ class Carrier:
             raise OrderVoided(f"order {order_id} was voided")
         return f"label-{number}"
 
-    async def void(self, order_id: str, *, idempotency_key: str) -> None:
+    async def void(self, order_id: str, *, reason: str, idempotency_key: str) -> None:
         """Voids what labels the order has, and refuses it further ones."""
         await _network()
-        self._ledger.enter("void", order_id, Decimal(0), key=idempotency_key)
+        self._ledger.enter("void", order_id, Decimal(0), key=idempotency_key, reason=reason)
         await _network()
 
 

@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS effects (    -- nothing is unique but the number: a d
     kind TEXT NOT NULL,
     order_id TEXT NOT NULL,
     amount TEXT NOT NULL,
-    key TEXT NOT NULL
+    key TEXT NOT NULL,
+    reason TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS effects_order ON effects (order_id);
 CREATE TABLE IF NOT EXISTS keys (
@@ -41,6 +42,7 @@ class Effect:
     order_id: str
     amount: Decimal
     key: str
+    reason: str = ""
     at: float = field(default=0.0, compare=False)
     """In seconds of the machine's monotonic clock."""
 
@@ -55,42 +57,44 @@ class Ledger:
         self.connection.execute("PRAGMA synchronous = OFF")
         self.connection.executescript(TABLES)
 
-    def enter(self, kind: str, order_id: str, amount: Decimal, *, key: str, unless: str = "") -> int | None:
+    def enter(
+        self, kind: str, order_id: str, amount: Decimal, *, key: str, unless: str = "", reason: str = ""
+    ) -> int | None:
         """Enters an effect, once for each key, and returns its number.
 
         `None`, and no entry, if there is an effect of the kind `unless` for this order.
         """
-        now = time.monotonic()
+        effect = Effect(kind, order_id, amount, key, reason, time.monotonic())
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         try:
-            number = self._entered(kind, order_id, amount, key, unless, now)
+            number = self._entered(effect, unless)
         except BaseException:
             execute("ROLLBACK")
             raise
         execute("COMMIT")
         return number
 
-    def _entered(self, kind: str, order_id: str, amount: Decimal, key: str, unless: str, now: float) -> int | None:
+    def _entered(self, effect: Effect, unless: str) -> int | None:
         execute = self.connection.execute
-        seen = execute("SELECT number FROM keys WHERE key = ?", (key,)).fetchone()
+        seen = execute("SELECT number FROM keys WHERE key = ?", (effect.key,)).fetchone()
         if seen is not None:
-            execute("INSERT INTO repeats VALUES (?, ?)", (now, key))
+            execute("INSERT INTO repeats VALUES (?, ?)", (effect.at, effect.key))
             return int(seen[0])
         refusing = "SELECT 1 FROM effects WHERE order_id = ? AND kind = ?"
-        if unless and execute(refusing, (order_id, unless)).fetchone():
+        if unless and execute(refusing, (effect.order_id, unless)).fetchone():
             return None
         number = execute(
-            "INSERT INTO effects (at, kind, order_id, amount, key) VALUES (?, ?, ?, ?, ?) RETURNING number",
-            (now, kind, order_id, str(amount), key),
+            "INSERT INTO effects (at, kind, order_id, amount, key, reason) VALUES (?, ?, ?, ?, ?, ?) RETURNING number",
+            (effect.at, effect.kind, effect.order_id, str(effect.amount), effect.key, effect.reason),
         ).fetchone()[0]
-        execute("INSERT INTO keys VALUES (?, ?)", (key, number))
+        execute("INSERT INTO keys VALUES (?, ?)", (effect.key, number))
         return int(number)
 
     def effects(self) -> list[Effect]:
         """All that was done, in order."""
-        rows = self.connection.execute("SELECT kind, order_id, amount, key, at FROM effects ORDER BY number")
-        return [Effect(kind, order_id, Decimal(amount), key, at) for kind, order_id, amount, key, at in rows]
+        rows = self.connection.execute("SELECT kind, order_id, amount, key, reason, at FROM effects ORDER BY number")
+        return [Effect(kind, id, Decimal(amount), key, reason, at) for kind, id, amount, key, reason, at in rows]
 
     def repeats(self) -> int:
         """How many requests came with a key that was known, and were absorbed."""

@@ -107,5 +107,9 @@ class ShippingCancelled(Event):
     order_id: str
 
 
+OVERDUE = "no label in time"
+
+
 class CancelShipping(Command[ShippingCancelled], to="warehouse"):
     order_id: str
+    reason: str

@@ -10,6 +10,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from examples.shop.messages import (
+    OVERDUE,
     Address,
     CancelShipping,
     CreateShippingLabel,
@@ -76,16 +77,23 @@ class Fulfilment(Workflow, key="order_id"):
     @on
     def overdue(self, event: ShippingOverdue) -> CancelShipping:
         # The label may be on its way, so the refund waits until the warehouse says that it is void.
-        self.given_up = f"no label within {self.ship_within}"
-        return CancelShipping(order_id=event.order_id)
+        self.given_up = OVERDUE
+        return CancelShipping(order_id=event.order_id, reason=OVERDUE)
 
     @on
-    def cannot_ship(self, event: ShippingFailed | Failed[CreateShippingLabel]) -> RefundPayment | None:
+    def cannot_ship(self, event: ShippingFailed) -> RefundPayment | None:
         if self.given_up:
             return None
-        self.given_up = event.reason
-        self.cancel(ShippingOverdue)
+        self._give_up(event.reason)
         return self._refund()
+
+    @on
+    def label_failed(self, event: Failed[CreateShippingLabel]) -> CancelShipping | None:
+        # Given up, which is not the same as not done: the last attempt may have died after the label was made.
+        if self.given_up:
+            return None
+        self._give_up(event.reason)
+        return CancelShipping(order_id=self.key, reason=event.reason)
 
     @on
     def cancelled(self, event: ShippingCancelled) -> RefundPayment:
@@ -95,6 +103,10 @@ class Fulfilment(Workflow, key="order_id"):
     def refunded(self, event: PaymentRefunded) -> OrderRefunded:
         self.complete()
         return OrderRefunded(order_id=event.order_id, reason=self.given_up)
+
+    def _give_up(self, reason: str) -> None:
+        self.given_up = reason
+        self.cancel(ShippingOverdue)
 
     def _refund(self) -> RefundPayment:
         return RefundPayment(order_id=self.key, payment_id=self.payment_id, amount=self.total)

@@ -56,7 +56,7 @@ async def create_label(
 @warehouse.handles
 async def cancel_shipping(command: CancelShipping, carrier: Carrier, context: Context) -> ShippingCancelled:
     """Voids the label of this order, and one that may be asked for later."""
-    await carrier.void(command.order_id, idempotency_key=context.idempotency_key)
+    await carrier.void(command.order_id, reason=command.reason, idempotency_key=context.idempotency_key)
     return ShippingCancelled(order_id=command.order_id)
 
 

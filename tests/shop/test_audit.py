@@ -9,13 +9,15 @@ from decimal import Decimal
 import pytest
 from examples.shop.audit import Books, OrderRow, audit
 from examples.shop.ledger import Effect
+from examples.shop.messages import OVERDUE
 
 PRICE = Decimal("12.50")
 PATIENCE = timedelta(seconds=2)
 
 
 def effect(kind: str, order_id: str, key: str, amount: Decimal = PRICE, *, at: float = 100.0) -> Effect:
-    return Effect(kind, order_id, amount if kind in ("charge", "refund") else Decimal(0), key, at)
+    moved = amount if kind in ("charge", "refund") else Decimal(0)
+    return Effect(kind, order_id, moved, key, OVERDUE if kind == "void" else "", at)
 
 
 ORDERLY = Books(
@@ -195,3 +197,10 @@ def test_an_order_under_way_waits_and_is_not_lost() -> None:
 
     assert (report.waiting, report.lost) == (["sent"], [])
     assert not report.is_clean
+
+
+def test_a_label_that_was_voided_need_not_be_in_the_list_of_shipments() -> None:
+    """Its command failed for good after the label was made, so nobody but the carrier ever heard of it."""
+    unlisted = replace(ORDERLY, shipments=[id for id in ORDERLY.shipments if id != "late"])
+
+    assert not audit(unlisted, is_quiet=True).contradictions

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 from examples.shop.messages import (
+    OVERDUE,
     Address,
     CancelShipping,
     CreateShippingLabel,
@@ -67,16 +68,17 @@ def test_a_refusal_of_the_warehouse_brings_the_money_back(fulfilment: Scenario[F
     fulfilment.sends(OrderRefunded(order_id="a", reason="too far")).completes()
 
 
-def test_a_label_that_fails_for_good_brings_the_money_back(fulfilment: Scenario[Fulfilment]) -> None:
+def test_a_label_that_fails_for_good_is_voided_before_the_money_goes_back(fulfilment: Scenario[Fulfilment]) -> None:
     fulfilment.given(PLACED, PAID)
 
-    fulfilment.fails(CreateShippingLabel).sends(REFUND).waits_for_nothing()
+    fulfilment.fails(CreateShippingLabel, reason="gone").sends(CancelShipping(order_id="a", reason="gone"))
+    fulfilment.waits_for_nothing().when(ShippingCancelled(order_id="a")).sends(REFUND)
 
 
 def test_a_day_without_a_label_cancels_the_shipping_before_the_refund(fulfilment: Scenario[Fulfilment]) -> None:
     fulfilment.given(PLACED, PAID)
 
-    fulfilment.advance(timedelta(days=1)).sends(CancelShipping(order_id="a"))
+    fulfilment.advance(timedelta(days=1)).sends(CancelShipping(order_id="a", reason=OVERDUE))
     fulfilment.when(ShippingCancelled(order_id="a")).sends(REFUND)
 
 

@@ -92,8 +92,9 @@ class Command(Message, Generic[AnswerT]):
 class Failed(Event, Generic[CommandT]):
     """A command that a workflow sent has become a dead letter.
 
-    A workflow that handles `Failed[MakePayment]` is told in the transaction that sets the command
-    aside. Should an operator retry the dead letter and it then succeed, its answer comes as well.
+    A workflow that handles `Failed[MakePayment]` is told in the transaction that sets the command aside. It says that
+    nobody tries any more, not that nothing was done: the last attempt may have died after its effect, so compensate
+    for what may have happened. Should an operator retry the dead letter and it then succeed, its answer comes as well.
     """
 
     command: CommandT

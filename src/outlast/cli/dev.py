@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from outlast.cli.errors import DONE, INTERRUPTED
 from outlast.cli.output import say
 from outlast.cli.settings import Given, apps_of, options, url_of
 from outlast.cli.supervisor import SUPERVISOR
@@ -36,22 +37,26 @@ def dev_command(given: Given, targets: Sequence[str]) -> int:
     apps, url = apps_of(targets), url_of(given.url, default="sqlite:///outlast.db")
     command = [sys.executable, "-m", "outlast.cli", "run", *apps, "--url", url, "--grace", str(GRACE)]
     command += ["--json"] if given.as_json else []
-    signal.signal(signal.SIGTERM, _ended)
+    # Noted, and not raised: an exception that comes while an object is being deleted would be lost.
+    ended: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: ended.append(number))
     say(f"engine {url}, services of {', '.join(apps)}; restarts when a file is saved, Ctrl-C stops")
     files = look(Path.cwd())
     child = _start(command)
     try:
-        while True:
+        while not ended:
             time.sleep(LOOK_EVERY)
             now = look(Path.cwd())
             changed = sorted(name for name in files.keys() | now.keys() if files.get(name) != now.get(name))
-            if changed:
+            if changed and not ended:
                 files = now
                 say(f"{', '.join(changed[:3])}{' and others' if len(changed) > 3 else ''} changed; starting again")
                 _stop(child)
                 child = _start(command)
     finally:
         _stop(child)
+    return INTERRUPTED if signal.SIGINT in ended else DONE
 
 
 def look(directory: Path) -> Snapshot:
@@ -67,10 +72,6 @@ def look(directory: Path) -> Snapshot:
                 except FileNotFoundError:  # editors replace a file by renaming another one
                     continue
     return found
-
-
-def _ended(number: int, frame: object) -> None:
-    raise SystemExit(0)
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from outlast.cli.errors import USAGE
 
@@ -40,7 +41,7 @@ class Supervisor:
     def _pass_on(self) -> None:
         self.stopping.set()
         for child in self.children:
-            child.terminate()
+            _terminate(child)
 
     async def _keep_running(self, place: int) -> None:
         pause = FIRST_PAUSE
@@ -66,7 +67,7 @@ class Supervisor:
         )
         self.children.append(child)
         if self.stopping.is_set():
-            child.terminate()
+            _terminate(child)
         try:
             return await child.wait()
         finally:
@@ -78,6 +79,11 @@ class Supervisor:
                 await self.stopping.wait()
         except TimeoutError:
             return
+
+
+def _terminate(child: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):  # it has ended already, and its end is just not seen yet
+        child.terminate()
 
 
 def _described(code: int) -> str:

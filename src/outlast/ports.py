@@ -6,8 +6,8 @@ database (SQLite, PostgreSQL) or a broker with a store; the runtime cannot tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
@@ -144,6 +144,23 @@ class Changes(msgspec.Struct):
     history: list[Entry] = []
 
 
+class Statements(Protocol):
+    """What user code may do in a transaction of an engine that has a database."""
+
+    @property
+    def connection(self) -> Any:
+        """The driver's own connection."""
+        ...
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+        """Runs one statement; returns its rows. Placeholders are `?`, or `:name` with a mapping, on every engine."""
+        ...
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Runs one statement for each row of parameters."""
+        ...
+
+
 class Work(Protocol):
     """One transaction of one service. It ends with `commit` or `rollback`, or leaves nothing behind."""
 
@@ -159,8 +176,12 @@ class Work(Protocol):
         """Those of the instances that exist, completed ones included."""
         ...
 
-    def savepoint(self) -> AbstractContextManager[Any]:
-        """A part that can fail alone. Gives the driver's connection, if the engine has one to share."""
+    def savepoint(self) -> AbstractAsyncContextManager[Statements | None]:
+        """A part that can fail alone. Gives access to the transaction, if the engine has a database.
+
+        What the block raises is user code's, and is raised on when the part is undone; `Unavailable` is raised
+        instead if the engine was to blame.
+        """
         ...
 
     async def commit(self, changes: Changes) -> None:
@@ -179,6 +200,8 @@ class Engine(Protocol):
 
     connection_type: type[Any] | None
     """The driver's connection class, which transactional handlers may ask for."""
+    connection_waits: bool
+    """The driver's calls are awaited, so a handler that shares the transaction waits within it."""
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         """Makes sure that the queue exists and gets these topics, and no others. Idempotent; durable at return.

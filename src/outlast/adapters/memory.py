@@ -7,8 +7,8 @@ rests on what the earlier one changed. So a simulation meets every race that any
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -109,6 +109,7 @@ class MemoryEngine:
     """One process's view of a `MemoryStore`."""
 
     connection_type: type[Any] | None = None
+    connection_waits = False
 
     def __init__(self, store: MemoryStore, world: World) -> None:
         self.store = store
@@ -201,8 +202,8 @@ class MemoryWork:
             if (row := rows.get(address)) is not None
         }
 
-    @contextmanager
-    def savepoint(self) -> Generator[None]:
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncGenerator[None]:
         yield None
 
     async def commit(self, changes: Changes) -> None:

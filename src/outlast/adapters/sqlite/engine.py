@@ -29,6 +29,7 @@ class SqliteEngine:
     """One process's connection to the file. `synchronous=FULL`: what is committed survives a power cut."""
 
     connection_type: type[Any] | None = sqlite3.Connection
+    connection_waits = False
 
     def __init__(self, path: Path, world: World, *, synchronous: str = "FULL") -> None:
         self.path = path

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -54,6 +54,21 @@ def _is_of_the_file(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, sqlite3.OperationalError):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+class SqliteStatements:
+    """What a handler may do in the turn's transaction."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+        return self.connection.execute(sql, parameters).fetchall()
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        self.connection.executemany(sql, rows)
 
 
 class SqliteWork:
@@ -114,14 +129,14 @@ class SqliteWork:
                 found[address] = Stored(state, version, bool(done))
         return found
 
-    @contextmanager
-    def savepoint(self) -> Generator[sqlite3.Connection]:
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncGenerator[SqliteStatements]:
         connection = self.connection
         assert isinstance(connection, SharedConnection)
         connection.execute(SAVEPOINT)
         connection.lend()
         try:
-            yield connection
+            yield SqliteStatements(connection)
         except BaseException as error:
             connection.take_back()
             if not connection.in_transaction:

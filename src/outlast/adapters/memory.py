@@ -167,6 +167,9 @@ class MemoryEngine:
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self.listeners.append((name, notify))
 
+    def reply_to(self, request: str) -> str:
+        return request
+
     async def reply(self, request: str) -> bytes | None:
         found = self.store.replies.pop(request, None)
         return None if found is None else found[1]

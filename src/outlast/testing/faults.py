@@ -142,6 +142,9 @@ class FaultyEngine:
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self.inner.listen(name, self.vessel.hears(notify))
 
+    def reply_to(self, request: str) -> str:
+        return self.inner.reply_to(request)
+
     async def reply(self, request: str) -> bytes | None:
         return await self.vessel.effect("reply", lambda: self._alone(lambda: self.inner.reply(request)))
 

@@ -196,6 +196,9 @@ class SqliteEngine:
         for notify in self._listeners[name]:
             notify()
 
+    def reply_to(self, request: str) -> str:
+        return request
+
     async def reply(self, request: str) -> bytes | None:
         found = self.connection.execute("SELECT packet FROM outlast_replies WHERE request = ?", (request,)).fetchone()
         if found is None:

@@ -36,6 +36,12 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     """How often it was handed over before without an end: claimed, and then neither handled nor released."""
 
 
+def by_keeper(deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+    """The deliveries that the database keeps, and those that a broker keeps."""
+    brought = [d for d in deliveries if isinstance(d.receipt, str)]
+    return ([d for d in deliveries if not isinstance(d.receipt, str)] if brought else list(deliveries)), brought
+
+
 class Parcel(msgspec.Struct, frozen=True, gc=False):
     """A packet with an address: a service's queue, or the topic of an event, or a waiting request."""
 

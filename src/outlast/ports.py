@@ -242,8 +242,8 @@ class Engine(Protocol):
         """A transaction. Waits its turn; raises `Unavailable` when none is to be had in time."""
         ...
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Tells a broker that the turn is committed. Nothing to do where queue and state are one."""
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        """Tells a broker that these were handled by a committed turn. Nothing to do where queue and state are one."""
         ...
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:

@@ -166,7 +166,7 @@ class MemoryEngine:
     async def begin(self, service: str) -> MemoryWork:
         return MemoryWork(self, service)
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
         pass
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:

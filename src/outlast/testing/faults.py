@@ -133,8 +133,8 @@ class FaultyEngine:
                 await work.rollback()
             raise
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        await self.vessel.effect("acknowledge", lambda: self.inner.acknowledge(deliveries))
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        await self.vessel.effect("acknowledge", lambda: self.inner.acknowledge(service, deliveries))
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
         return await self.vessel.effect("relay", lambda: self._alone(lambda: self.inner.relay(now, limit)))

@@ -174,7 +174,7 @@ class SqliteEngine:
     async def tries(self, service: str, ids: Sequence[str]) -> Mapping[str, int]:
         return Inbox(self._tables.queue(service, self.connection), self.connection).tries(ids)
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
         pass
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:

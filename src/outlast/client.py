@@ -299,7 +299,7 @@ class Client:
             now=now,
             to=to,
             due=due,
-            reply_to=message_id if is_request else None,
+            reply_to=self.engine.reply_to(message_id) if is_request else None,
             headers=self.headers,
             once=id is not None,
         )

@@ -133,14 +133,17 @@ class FaultyEngine:
                 await work.rollback()
             raise
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        await self.vessel.effect("acknowledge", lambda: self.inner.acknowledge(deliveries))
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        await self.vessel.effect("acknowledge", lambda: self.inner.acknowledge(service, deliveries))
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
         return await self.vessel.effect("relay", lambda: self._alone(lambda: self.inner.relay(now, limit)))
 
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self.inner.listen(name, self.vessel.hears(notify))
+
+    def reply_to(self, request: str) -> str:
+        return self.inner.reply_to(request)
 
     async def reply(self, request: str) -> bytes | None:
         return await self.vessel.effect("reply", lambda: self._alone(lambda: self.inner.reply(request)))

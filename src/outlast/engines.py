@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
 
 from outlast.adapters.memory import MemoryEngine, MemoryStore
 from outlast.adapters.memory_inspector import MemoryInspector
@@ -21,7 +22,9 @@ def open_engine(url: str | None, world: World | None = None) -> tuple[Engine, Wo
 
     `sqlite:///shop.db` is a file in the working directory, `sqlite:////data/shop.db` an absolute path;
     `?synchronous=normal` trades the last commits before a power cut for speed. `memory://name` is shared
-    within the process and forgotten with it.
+    within the process and forgotten with it. `postgresql://user@host/database` is a PostgreSQL database;
+    `?schema=outlast` names the schema, `?pool=10` bounds the connections of turns, `?synchronous_commit=off` trades
+    the last commits before a crash of the server for speed.
     """
     world = world or SystemWorld()
     if not url:
@@ -41,7 +44,33 @@ def open_engine(url: str | None, world: World | None = None) -> tuple[Engine, Wo
                 "with ?synchronous=full (the default), normal or extra."
             )
         return SqliteEngine(Path(parts.path[1:]), world, synchronous=synchronous), world
-    raise BadUrl(f"the engine URL {url!r} names no engine of this version. Use memory:// or sqlite:///file.db.")
+    if parts.scheme in ("postgresql", "postgres"):
+        return _open_postgres(parts, world), world
+    raise BadUrl(
+        f"the engine URL {url!r} names no engine of this version. Use memory://, sqlite:///file.db or "
+        "postgresql://user@host/database."
+    )
+
+
+def _open_postgres(parts: SplitResult, world: World) -> Engine:
+    try:
+        from outlast.adapters.postgres import PostgresEngine
+    except ImportError as error:
+        raise BadUrl(
+            "PostgreSQL needs its driver, which is not installed. Run: pip install 'outlast[postgres]'"
+        ) from error
+    options = parse_qs(parts.query, keep_blank_values=True)
+    schema = options.pop("schema", ["outlast"])[-1]
+    pool = options.pop("pool", ["10"])[-1]
+    synchronous = options.pop("synchronous_commit", ["on"])[-1]
+    where = f"{parts.hostname or 'localhost'}{parts.path}"
+    if not schema or not pool.isdigit() or not int(pool) or synchronous not in ("on", "off", "local"):
+        raise BadUrl(
+            f"the options {parts.query!r} of the database {where} cannot be used. Write ?schema=name, ?pool=10, "
+            "?synchronous_commit=on, off or local; others are the driver's, such as ?sslmode=require."
+        )
+    dsn = parts._replace(query=urlencode(options, doseq=True)).geturl()
+    return PostgresEngine(dsn, world, where=where, schema=schema, pool=int(pool), synchronous_commit=synchronous)
 
 
 def inspector_of(engine: Engine) -> Inspector:
@@ -50,4 +79,9 @@ def inspector_of(engine: Engine) -> Inspector:
         return SqliteInspector(engine)
     if isinstance(engine, MemoryEngine):
         return MemoryInspector(engine)
+    if "outlast.adapters.postgres" in sys.modules:
+        from outlast.adapters.postgres import PostgresEngine, PostgresInspector
+
+        if isinstance(engine, PostgresEngine):
+            return PostgresInspector(engine)
     raise Misuse(f"{type(engine).__name__} cannot be inspected.")

@@ -188,10 +188,11 @@ class Errands:
 
     async def close(self) -> None:
         """Waits until everything is said, but not for long."""
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=1)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        task = self._task
+        if task is not None:
+            await asyncio.wait([task], timeout=1)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     def _start(self) -> None:
         if self._task is None and (self._rings or self._notes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,12 +12,12 @@ from outlast.adapters.postgres import deaths
 from outlast.adapters.postgres.bell import Errands, Listening
 from outlast.adapters.postgres.connections import OwnConnection, Places, Server, asyncpg
 from outlast.adapters.postgres.names import Names, Numbers
-from outlast.adapters.postgres.schema import micros, moment, prepare, within, written
+from outlast.adapters.postgres.schema import micros, moment, prepare, read, within, written
 from outlast.adapters.postgres.sessions import OwnSession
 from outlast.adapters.postgres.trouble import attempting
 from outlast.adapters.postgres.work import PostgresWork
 from outlast.errors import Unavailable
-from outlast.ports import Changes, Delivery, World
+from outlast.ports import Changes, Delivery, Posted, World
 
 HELD_SECONDS = 0.05
 """How long what `receive` found is kept from others, for a turn to begin."""
@@ -40,6 +40,10 @@ _NEXT = "SELECT (SELECT min(due) FROM outlast.dated), (SELECT min(until) FROM ou
 _REPLY = "DELETE FROM outlast.replies WHERE request = $1 RETURNING packet"
 _TOPICS_OFF = "DELETE FROM outlast.topics WHERE queue = $1 AND topic <> ALL($2::text[])"
 _TOPICS_ON = "INSERT INTO outlast.topics (topic, queue) SELECT unnest($2::text[]), $1 ON CONFLICT DO NOTHING"
+_TOPICS = "SELECT t.topic FROM outlast.topics t JOIN outlast.queues q ON q.id = t.queue WHERE q.name = $1"
+_TRIES = """
+    SELECT t.id, t.count FROM outlast.tries t JOIN outlast.queues q ON q.id = t.queue
+    WHERE q.name = $1 AND t.id = ANY($2::text[])"""
 _AT_WORK = """
     INSERT INTO outlast.workers (number, queue, first, last) SELECT $1, unnest($2::integer[]), 1, 0
     ON CONFLICT DO NOTHING"""
@@ -82,6 +86,8 @@ class PostgresEngine:
         self.world = world
         self.schema = schema
         self.where = where
+        self.posted: Posted | None = None
+        """Set where a broker has the queues; see `ports.Store`."""
         self.services: dict[str, int] = {}
         """The services that this process has declared, and the numbers of their queues."""
         self.names = Names(schema)
@@ -194,6 +200,7 @@ class PostgresEngine:
             locked=locked,
             note=self._note,
             committed=lambda changes, rung: self._was_committed(service, changes, rung),
+            posted=self.posted,
         )
 
     def _was_committed(self, service: str, changes: Changes, rung: set[str]) -> None:
@@ -203,7 +210,14 @@ class PostgresEngine:
             self._listening.told(rung)
             self._errands.ring(rung)
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+    async def topics(self, service: str) -> Sequence[str]:
+        return [topic for (topic,) in await self.fetch("looking for topics", _TOPICS, service)]
+
+    async def tries(self, service: str, ids: Sequence[str]) -> Mapping[str, int]:
+        rows = await self.fetch("looking for suspects", _TRIES, service, [written(id) for id in ids])
+        return {read(id): count for id, count in rows}
+
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
         pass
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
@@ -243,6 +257,9 @@ class PostgresEngine:
 
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self._listening.listen(name, notify)
+
+    def reply_to(self, request: str) -> str:
+        return request
 
     async def reply(self, request: str) -> bytes | None:
         rows = await self.fetch("looking for an answer", _REPLY, written(request))

@@ -31,9 +31,9 @@ PARTS = {
         INSERT INTO outlast.inbox (queue, id, at) SELECT $2::integer, id, $3::bigint FROM unnest($1::text[]) AS s (id)
         ON CONFLICT DO NOTHING RETURNING 1""",
     "tried": """
-        INSERT INTO outlast.tries (queue, id, count, at)
-        SELECT $3::integer, t.id, t.count, $4::bigint FROM unnest($1::text[], $2::integer[]) AS t (id, count)
-        ON CONFLICT (queue, id) DO UPDATE SET count = excluded.count, at = excluded.at RETURNING 1""",
+        INSERT INTO outlast.tries AS t (queue, id, count, at)
+        SELECT $2::integer, id, 1, $3::bigint FROM unnest($1::text[]) AS s (id)
+        ON CONFLICT (queue, id) DO UPDATE SET count = t.count + 1, at = excluded.at RETURNING 1""",
     "untried": """
         DELETE FROM outlast.tries WHERE queue = $2::integer AND id = ANY($1::text[]) RETURNING 1""",
     "begun": """
@@ -70,6 +70,9 @@ PARTS = {
         SELECT p.queue, p.packet FROM unnest($1::integer[], $2::bytea[]) AS p (queue, packet) RETURNING queue""",
     "returned": """
         INSERT INTO outlast.messages (queue, packet) SELECT queue, packet FROM unstashed ORDER BY n RETURNING queue""",
+    "outboxed": """
+        INSERT INTO outlast.messages (queue, packet, count, claimed_until)
+        VALUES ($1::integer, $2::bytea, 1, $3::bigint) RETURNING id""",
     "dated": """
         INSERT INTO outlast.dated (due, id, queue, topic, packet)
         SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bytea[])
@@ -104,7 +107,7 @@ def combined(names: tuple[str, ...], counts: tuple[int, ...]) -> str:
     for name, count in zip(names, counts, strict=True):
         text = _PLACE.sub(lambda found, offset=offset: f"${int(found[1]) + offset}", PARTS[name])
         texts.append(f"{name} AS ({text})")
-        column = "array_agg(DISTINCT queue)" if name in RINGING else "count(*)"
+        column = "array_agg(DISTINCT queue)" if name in RINGING else "max(id)" if name == "outboxed" else "count(*)"
         columns.append(f"(SELECT {column} FROM {name})")
         offset += count
     return f"WITH {', '.join(texts)} SELECT {', '.join(columns)}"

@@ -159,6 +159,10 @@ GRANTS = """\
 -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA outlast TO app;
 """
 
+_EXISTS = """
+    SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = 'schema_version')"""
+_HAS_SCHEMA = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)"
 _VERSION = "CREATE TABLE outlast.schema_version (number integer NOT NULL);"
 
 
@@ -184,7 +188,7 @@ async def prepare(connection: Any, schema: str) -> None:
         if version == len(MIGRATIONS):
             return
         if version == 0:
-            if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", quoted(schema)):
+            if not await connection.fetchval(_HAS_SCHEMA, schema):
                 await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
             await connection.execute(within(schema, _VERSION))
             await connection.execute(within(schema, "INSERT INTO outlast.schema_version VALUES (0)"))
@@ -194,7 +198,8 @@ async def prepare(connection: Any, schema: str) -> None:
 
 
 async def _version(connection: Any, schema: str) -> int:
-    if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{quoted(schema)}.schema_version"):
+    # Not `to_regclass`, which within a transaction goes on not to know what another has made.
+    if not await connection.fetchval(_EXISTS, schema):
         return 0
     version: int | None = await connection.fetchval(within(schema, "SELECT max(number) FROM outlast.schema_version"))
     return version or 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -13,13 +13,15 @@ import msgspec
 from outlast.adapters.postgres import history
 from outlast.adapters.postgres.connections import ANSWER_SECONDS, OWN_PLANS, USERS_PLANS
 from outlast.adapters.postgres.names import Names, Numbers
-from outlast.adapters.postgres.parts import Parts
+from outlast.adapters.postgres.parts import PARTS, Parts
 from outlast.adapters.postgres.schema import micros, read, within, written
 from outlast.adapters.postgres.sessions import OwnSession, Session
 from outlast.adapters.postgres.statements import SAVEPOINT_NAME, PostgresStatements
 from outlast.adapters.postgres.trouble import attempting, chain, is_of_the_server, is_overruled
 from outlast.errors import BadHandler, Conflict, Unavailable
 from outlast.ports import (
+    OUTBOX,
+    OUTBOX_LEASE,
     RELAY,
     REPLIES,
     Address,
@@ -27,11 +29,14 @@ from outlast.ports import (
     DeadLetter,
     Delivery,
     Parcel,
+    Posted,
     Receipt,
     Saved,
     Stash,
     Stored,
     World,
+    by_keeper,
+    pack,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -84,6 +89,7 @@ class PostgresWork:
         locked: Mapping[int, int] | None = None,
         note: Callable[[str, Sequence[int]], None] | None = None,
         committed: Callable[[Changes, set[str]], None] = lambda changes, rung: None,
+        posted: Posted | None = None,
     ) -> None:
         self.session = session
         self.names = names
@@ -97,16 +103,15 @@ class PostgresWork:
         """Count by id: the deliveries that this very transaction was handed."""
         self._note = note
         self._committed = committed
+        self._posted = posted
+        self._for_broker: list[Parcel] = []
+        self._outbox: list[Delivery] = []
         self._rung: set[str] = set()
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
         locked = self._locked
         mine: set[Receipt] = {d.receipt for d in deliveries if locked.get(d.receipt) == d.count}  # type: ignore[call-overload]
-        others = [d for d in deliveries if d.receipt not in mine]
-        if not others:
-            return mine
-        asked = [d for d in others if isinstance(d.receipt, int)]
-        brought = [d for d in others if isinstance(d.receipt, str)]
+        asked, brought = by_keeper([d for d in deliveries if d.receipt not in mine])
         if asked:
             ids = sorted(int(d.receipt) for d in asked)
             if self._note is not None:
@@ -191,6 +196,9 @@ class PostgresWork:
             raise
         self.numbers.committed()
         self._committed(changes, self._rung)
+        if self._posted is not None:
+            for row in self._outbox:
+                self._posted(row)
 
     async def rollback(self) -> None:
         await self.session.rollback()
@@ -216,6 +224,10 @@ class PostgresWork:
 
     async def run(self, parts: Parts) -> None:
         """Runs the statement of these parts. Raises `Conflict` if one of them was refused."""
+        for_broker, self._for_broker = self._for_broker, []
+        if for_broker:
+            packet, until = pack(for_broker), self.now + OUTBOX_LEASE // timedelta(microseconds=1)
+            parts.add("outboxed", await self.numbers.queue(OUTBOX), packet, until)
         if not parts:
             return
         session = self.session
@@ -226,6 +238,8 @@ class PostgresWork:
         refused = parts.refused(row)
         if refused:
             raise Conflict(f"{_REFUSED[refused]} ({self.service!r})")
+        if for_broker:
+            self._outbox.append(Delivery(row[-1], packet, 1))
         rung = parts.rung(row)
         if not rung <= self.names.services.keys():
             # Found by its topic: a service that another process has declared since.
@@ -255,14 +269,14 @@ class PostgresWork:
 
     def _settle_brought(self, parts: Parts, changes: Changes, queue: int) -> None:
         """The same for messages that a broker keeps: of them we keep what was handled, and the suspects' counts."""
-        seen = sorted(written(d.receipt) for d in changes.handled if isinstance(d.receipt, str))
+        handled, claimed = by_keeper(changes.handled)[1], by_keeper(changes.claimed)[1]
+        seen = sorted(written(str(d.receipt)) for d in handled)
         if seen:
             parts.add("seen", seen, queue, self.now, expects=len(seen))
-            parts.add("untried", seen, queue)
-        tried = sorted((written(d.receipt), d.count + 1) for d in changes.claimed if isinstance(d.receipt, str))
-        tried = [(id, count) for id, count in tried if count >= 2]
-        if tried:
-            parts.add("tried", [id for id, _ in tried], [count for _, count in tried], queue, self.now)
+        if tried := sorted(written(str(d.receipt)) for d in handled if d.count):
+            parts.add("untried", tried, queue)
+        if suspects := sorted(written(str(d.receipt)) for d in claimed if d.count):
+            parts.add("tried", suspects, queue, self.now)
 
     async def _save(self, parts: Parts, saved: Sequence[Saved]) -> None:
         # In one order everywhere, so that two turns that meet wait for each other and do not block each other.
@@ -282,8 +296,15 @@ class PostgresWork:
             values = (*columns(begun), done, conversations, until(begun), [s.state for s in begun], self.now)
             parts.add("begun", *values, expects=len(begun))
             queues = await self.numbers.queues({s.address.service for s in begun})
-            parts.add("unstashed", *columns(begun), [queues[s.address.service] for s in begun])
-            parts.add("returned")
+            waiting = (*columns(begun), [queues[s.address.service] for s in begun])
+            if self._posted is None:
+                parts.add("unstashed", *waiting)
+                parts.add("returned")
+            else:
+                rows = await self._rows("taking what was stashed", PARTS["unstashed"], *waiting)
+                self._for_broker += [
+                    Parcel(self.world.new_id(), packet, queue=self.service) for _, _, packet in sorted(rows)
+                ]
         if changed:
             versions, done = [s.version for s in changed], [s.done for s in changed]
             values = (*columns(changed), versions, done, until(changed), [s.state for s in changed], self.now)
@@ -313,7 +334,7 @@ class PostgresWork:
             if parcel.due is not None and (due := micros(parcel.due)) > self.now:
                 dated[due, written(parcel.id)] = parcel
                 continue
-            if parcel.reply_to:
+            if parcel.reply_to and self._posted is None:
                 replies[written(parcel.reply_to)] = parcel.packet
             at_once.append(parcel)
         await self._enqueue(parts, at_once)
@@ -327,6 +348,10 @@ class PostgresWork:
             self._rung.add(REPLIES)
 
     async def _enqueue(self, parts: Parts, parcels: Sequence[Parcel]) -> None:
+        """Puts parcels where they belong, now: into the outbox, if a broker has the queues."""
+        if self._posted is not None:
+            self._for_broker += [p if p.id else msgspec.structs.replace(p, id=self.world.new_id()) for p in parcels]
+            return
         numbers = await self.numbers.queues({parcel.queue for parcel in parcels if parcel.queue})
         rows: list[tuple[int | None, str | None, bytes]] = []
         for parcel in parcels:

@@ -10,10 +10,11 @@ from typing import Any
 
 from outlast.adapters.postgres import deaths
 from outlast.adapters.postgres.bell import Errands, Listening
+from outlast.adapters.postgres.callers import IDENTITY, check_schema, session_on
 from outlast.adapters.postgres.connections import OwnConnection, Places, Server, asyncpg
 from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.schema import micros, moment, prepare, read, within, written
-from outlast.adapters.postgres.sessions import OwnSession
+from outlast.adapters.postgres.sessions import OwnSession, Session
 from outlast.adapters.postgres.trouble import attempting
 from outlast.adapters.postgres.work import PostgresWork
 from outlast.errors import Unavailable
@@ -104,6 +105,7 @@ class PostgresEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._preparing = asyncio.Lock()
         self._is_prepared = False
+        self._identity: Sequence[Any] | None = None
         self._looked_for_dead_at = 0.0
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:
@@ -189,7 +191,21 @@ class PostgresEngine:
             pending.timer.cancel()
         return self._work(pending.session, service, pending.locked)
 
-    def _work(self, session: OwnSession, service: str, locked: dict[int, int] | None = None) -> PostgresWork:
+    async def begin_on(self, connection: Any) -> PostgresWork:
+        """A transaction on the caller's own connection to this database, so that its rows commit with the messages."""
+        if self._identity is None:
+            [self._identity] = await self.fetch("looking which database it is", IDENTITY)
+        with attempting("beginning a transaction on your connection", where=self.where):
+            session = await session_on(connection)
+            await session.begin()
+            try:
+                await check_schema(session, self.schema, self._identity, self.where)
+            except BaseException:
+                await session.rollback()
+                raise
+        return self._work(session, "")
+
+    def _work(self, session: Session, service: str, locked: dict[int, int] | None = None) -> PostgresWork:
         return PostgresWork(
             session,
             self.names,

@@ -189,6 +189,7 @@ class PostgresWork:
     async def commit(self, changes: Changes) -> None:
         try:
             with attempting("committing", where=self.where):
+                await self.session.check()
                 await self._write(changes)
                 await self.session.commit()
         except BaseException:

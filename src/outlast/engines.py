@@ -63,7 +63,7 @@ def _open_postgres(parts: SplitResult, world: World) -> Engine:
     schema = options.pop("schema", ["outlast"])[-1]
     pool = options.pop("pool", ["10"])[-1]
     synchronous = options.pop("synchronous_commit", ["on"])[-1]
-    where = f"{parts.hostname or 'localhost'}{parts.path}"
+    where = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
     if not schema or not pool.isdigit() or not int(pool) or synchronous not in ("on", "off", "local"):
         raise BadUrl(
             f"the options {parts.query!r} of the database {where} cannot be used. Write ?schema=name, ?pool=10, "

@@ -157,10 +157,10 @@ def _roots(connection: Any) -> set[str]:
 
 
 def _unknown(connection: Any) -> Misuse:
-    kind = type(connection)
+    name = f"{connection.__class__.__module__}.{connection.__class__.__qualname__}"
     return Misuse(
-        f"a connection of type {kind.__module__}.{kind.__qualname__} cannot be shared. Give one of asyncpg, of psycopg "
-        "3, or of SQLAlchemy on one of these drivers (postgresql+asyncpg://, postgresql+psycopg://)."
+        f"a connection of type {name} cannot be shared. Give one of asyncpg, of psycopg 3, or of SQLAlchemy on one of "
+        "these drivers (postgresql+asyncpg://, postgresql+psycopg://)."
     )
 
 

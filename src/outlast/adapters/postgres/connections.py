@@ -15,7 +15,9 @@ from outlast.adapters.postgres.statements import refuse_ending
 from outlast.adapters.postgres.trouble import explained
 from outlast.errors import BadHandler, Unavailable
 
-asyncpg: Any = importlib.import_module("asyncpg")  # it has no types
+# The driver has no types, and what is inherited from it has none either.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+asyncpg: Any = importlib.import_module("asyncpg")
 
 ANSWER_SECONDS = 10.0
 """How long a statement of ours may take. A server that is silent for longer is taken for gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,12 +14,13 @@ from outlast.adapters.postgres.bell import Errands, Listening
 from outlast.adapters.postgres.callers import IDENTITY, check_schema, session_on
 from outlast.adapters.postgres.connections import OwnConnection, Places, Server, asyncpg
 from outlast.adapters.postgres.names import Names, Numbers
-from outlast.adapters.postgres.schema import micros, moment, prepare, read, within, written
+from outlast.adapters.postgres.relaying import deliver_due, expire_stashes, return_stashes
+from outlast.adapters.postgres.schema import micros, moment, prepare, read, script, within, written
 from outlast.adapters.postgres.sessions import OwnSession, Session
 from outlast.adapters.postgres.trouble import attempting
 from outlast.adapters.postgres.work import PostgresWork
 from outlast.errors import Unavailable
-from outlast.ports import Changes, Delivery, Posted, World
+from outlast.ports import Changes, Delivery, Posted, Receipt, World
 
 HELD_SECONDS = 0.05
 """How long what `receive` found is kept from others, for a turn to begin."""
@@ -56,7 +58,7 @@ class Pending:
     """What `receive` found: the transaction in which it is locked, waiting for a turn to begin."""
 
     session: OwnSession
-    locked: dict[int, int]
+    locked: dict[Receipt, int]
     timer: asyncio.TimerHandle | None = None
 
 
@@ -105,7 +107,7 @@ class PostgresEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._preparing = asyncio.Lock()
         self._is_prepared = False
-        self._identity: Sequence[Any] | None = None
+        self._identity: Sequence[Any] = ()
         self._looked_for_dead_at = 0.0
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:
@@ -193,7 +195,7 @@ class PostgresEngine:
 
     async def begin_on(self, connection: Any) -> PostgresWork:
         """A transaction on the caller's own connection to this database, so that its rows commit with the messages."""
-        if self._identity is None:
+        if not self._identity:
             [self._identity] = await self.fetch("looking which database it is", IDENTITY)
         with attempting("beginning a transaction on your connection", where=self.where):
             session = await session_on(connection)
@@ -205,7 +207,7 @@ class PostgresEngine:
                 raise
         return self._work(session, "")
 
-    def _work(self, session: Session, service: str, locked: dict[int, int] | None = None) -> PostgresWork:
+    def _work(self, session: Session, service: str, locked: dict[Receipt, int] | None = None) -> PostgresWork:
         return PostgresWork(
             session,
             self.names,
@@ -245,12 +247,12 @@ class PostgresEngine:
                 freed = await self._look_for_dead(session)
                 moved = 0
                 if until is not None:
-                    moved += await work.return_stashes(micros(now - STASH_MET))
+                    moved += await return_stashes(work, micros(now - STASH_MET))
                 stamp = micros(now)
                 if due is not None and due <= stamp:
-                    moved += await work.deliver_due(stamp, limit)
+                    moved += await deliver_due(work, stamp, limit)
                 if until is not None and until <= stamp:
-                    moved += await work.expire_stashes(now, limit)
+                    moved += await expire_stashes(work, now, limit)
             await work.commit(Changes())
         except BaseException:
             await work.rollback()
@@ -297,6 +299,12 @@ class PostgresEngine:
             await self._prepare()
         return OwnSession(await places.take(), places.give_back)
 
+    def schema_sql(self) -> str:
+        return script(self.schema)
+
+    async def migrate(self) -> None:
+        await self._prepare()
+
     async def _prepare(self) -> None:
         async with self._preparing:
             if self._is_prepared:
@@ -325,10 +333,8 @@ class PostgresEngine:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._errands.close()
         if self._listening.number is not None:
-            try:
+            with suppress(Unavailable):  # then others find out that we are gone
                 await self.fetch("taking leave", _STOPPED, self._listening.number)
-            except Unavailable:
-                pass  # then others find out that we are gone
         await self._listening.close()
         await self._turns.close()
         await self.own.close()

@@ -207,52 +207,6 @@ async def schema_version_of(fetch: Callable[..., Awaitable[Sequence[Any]]], sche
     return version or 0
 
 
-_EXISTS = """
-    SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1::text AND c.relname = 'schema_version')"""
-_HAS_SCHEMA = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::text)"
-_VERSION = "CREATE TABLE outlast.schema_version (number integer NOT NULL);"
-
-
-def script(schema: str) -> str:
-    """All SQL that makes the schema, for people who let nobody else change theirs."""
-    parts = ["BEGIN;", "CREATE SCHEMA outlast;", _VERSION, *(_dedented(text) for text in MIGRATIONS)]
-    parts += [f"INSERT INTO outlast.schema_version VALUES ({len(MIGRATIONS)});", "COMMIT;", GRANTS]
-    return within(schema, "\n".join(parts)).replace("SCHEMA outlast", f"SCHEMA {quoted(schema)}")
-
-
-async def prepare(connection: Any, schema: str) -> None:
-    """Brings the schema up to date. Several processes may do so at once: one does it, the others wait."""
-    if await schema_version_of(connection.fetch, schema) == len(MIGRATIONS):
-        return
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", lock_class(schema))
-        version = await schema_version_of(connection.fetch, schema)
-        if version > len(MIGRATIONS):
-            raise Unavailable(
-                f"opening the schema {schema!r} failed: it has version {version}, and this outlast knows versions up "
-                f"to {len(MIGRATIONS)}. A newer outlast has made it; install that one."
-            )
-        if version == len(MIGRATIONS):
-            return
-        if version == 0:
-            if not await connection.fetchval(_HAS_SCHEMA, schema):
-                await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
-            await connection.execute(within(schema, _VERSION))
-            await connection.execute(within(schema, "INSERT INTO outlast.schema_version VALUES (0)"))
-        for statements in MIGRATIONS[version:]:
-            await connection.execute(within(schema, statements))
-        await connection.execute(within(schema, "UPDATE outlast.schema_version SET number = $1"), len(MIGRATIONS))
-
-
-async def _version(connection: Any, schema: str) -> int:
-    # Not `to_regclass`, which within a transaction goes on not to know what another has made.
-    if not await connection.fetchval(_EXISTS, schema):
-        return 0
-    version: int | None = await connection.fetchval(within(schema, "SELECT max(number) FROM outlast.schema_version"))
-    return version or 0
-
-
 _OURS = re.compile(r"\boutlast\.(?=[a-z])")
 
 

@@ -20,7 +20,6 @@ from bench.by_hand import (
     PAYMENT,
     WAREHOUSE,
     Pay,
-    State,
     carry_out,
     decide,
     placed,
@@ -44,8 +43,9 @@ SETTINGS = {
 }
 
 QUEUE = """
-    CREATE TABLE q{queue} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text, body bytea)
-        WITH (autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
+    CREATE TABLE q{queue} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text, body bytea) WITH (
+        autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0
+    );
     ALTER TABLE q{queue} ALTER body SET STORAGE PLAIN
 """
 STATE = """

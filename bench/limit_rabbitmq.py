@@ -15,6 +15,7 @@ import pika
 
 from bench import limit_broker, thin_amqp
 from bench.limit_broker import QUEUES, Outgoing
+from bench.pika_wire import PikaWire
 
 BATCH = 256
 
@@ -24,11 +25,14 @@ class ThinWire(thin_amqp.Connection):
         return self.publish_to([(QUEUES[queue], body) for queue, body in messages])
 
 
-async def measure(amqp: str, postgres: str, *, orders: int, batch: int) -> dict[str, object]:
+CLIENTS = {"thin": ThinWire, "pika": PikaWire}
+
+
+async def measure(amqp: str, postgres: str, *, orders: int, batch: int, client: str = "thin") -> dict[str, object]:
     admin = await thin_amqp.Connection.open(amqp)
 
-    async def connect(queue: int | None) -> ThinWire:
-        wire = await ThinWire.open(amqp)
+    async def connect(queue: int | None) -> limit_broker.Wire:
+        wire = await CLIENTS[client].open(amqp)
         if queue is not None:
             await wire.consume(QUEUES[queue], prefetch=4 * batch)
         return wire
@@ -47,7 +51,7 @@ async def measure(amqp: str, postgres: str, *, orders: int, batch: int) -> dict[
         "orders_per_second": round(rate),
         "orders": orders,
         "batch": batch,
-        "client": "thin",
+        "client": client,
         "rabbitmq": admin.server,
         "postgres": await limit_broker.server_version(postgres),
         "asyncpg": asyncpg.__version__,
@@ -66,9 +70,8 @@ def main() -> None:
     parser.add_argument("postgres")
     parser.add_argument("--orders", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=BATCH)
-    arguments = parser.parse_args()
-    figures = measure(arguments.amqp, arguments.postgres, orders=arguments.orders, batch=arguments.batch)
-    print(json.dumps(asyncio.run(figures)))
+    parser.add_argument("--client", choices=CLIENTS, default="thin")
+    print(json.dumps(asyncio.run(measure(**vars(parser.parse_args())))))
 
 
 if __name__ == "__main__":

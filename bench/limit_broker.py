@@ -99,10 +99,11 @@ class Service:
         while self.done < until_done:
             deliveries = await self.wire.receive(self.batch)
             messages = [read(body) for _, body in deliveries]
+            settled, self.settled = self.settled, []
             try:
-                row, outgoing = await handle(messages)
+                row, outgoing = await handle(messages, settled)
             except asyncpg.UniqueViolationError:
-                row, outgoing = await handle(await self.unseen(messages))
+                row, outgoing = await handle(await self.unseen(messages), settled)
             self.wire.acknowledge(deliveries[-1][0])
             self.send(row, outgoing)
 
@@ -124,17 +125,13 @@ class Service:
 
         self.wire.publish(outgoing).add_done_callback(confirmed)
 
-    def swept(self) -> list[int]:
-        settled, self.settled = self.settled, []
-        return settled
-
-    async def serve(self, messages: list) -> tuple[int, list[Outgoing]]:
+    async def serve(self, messages: list, settled: list[int]) -> tuple[int, list[Outgoing]]:
         """Payment, or the warehouse: one round trip."""
         outgoing = [(ORDERING, write(carry_out(message))) for message in messages]
         ids = [message.id for message in messages]
-        return await self.answer.fetchval(self.queue, ids, self.swept(), pack(outgoing)), outgoing
+        return await self.answer.fetchval(self.queue, ids, settled, pack(outgoing)), outgoing
 
-    async def order(self, messages: list) -> tuple[int, list[Outgoing]]:
+    async def order(self, messages: list, settled: list[int]) -> tuple[int, list[Outgoing]]:
         """The workflow: two round trips."""
         keys = [message.order for message in messages if not isinstance(message, Placed)]
         states = {id: read_state(data) for id, data in (await self.states.fetch(keys) if keys else ())}
@@ -154,7 +151,7 @@ class Service:
             if command is not None:
                 outgoing.append((PAYMENT if isinstance(command, Pay) else WAREHOUSE, write(command)))
         row, changed = await self.change.fetchrow(
-            self.queue, [message.id for message in messages], self.swept(), pack(outgoing),
+            self.queue, [message.id for message in messages], settled, pack(outgoing),
             new_ids, new_data, ids, versions, dones, data,
         )  # fmt: skip
         assert changed == len(ids)

@@ -69,6 +69,8 @@ class Connection(asyncio.Protocol):
         if not self.deliveries:
             self.arrived.clear()
             await self.arrived.wait()
+            if self.closed.done():
+                raise ConnectionError("The connection was closed while it waited for messages.")
         taken, self.deliveries = self.deliveries[:most], self.deliveries[most:]
         self.ask_for_more()
         return taken
@@ -104,6 +106,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed.set_result(None)
+        self.arrived.set()
 
     def data_received(self, data: bytes) -> None:
         buffer = self.buffer + data if self.buffer else data

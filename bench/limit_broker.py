@@ -72,7 +72,7 @@ class Wire(Protocol):
     def acknowledge(self, tag: object) -> None:
         """This delivery and all before it."""
 
-    def publish(self, messages: list[Outgoing]) -> asyncio.Future[None]:
+    def publish(self, messages: list[Outgoing]) -> asyncio.Future:
         """Done when the broker has all of them on its disk."""
 
     async def close(self) -> None: ...
@@ -94,7 +94,7 @@ class Service:
         self.answer = await self.connection.prepare(ANSWER)
         self.change = await self.connection.prepare(CHANGE)
 
-    async def run(self, *, until_done: int) -> None:
+    async def run(self, group: asyncio.TaskGroup, *, until_done: int) -> None:
         handle = self.order if self.queue == ORDERING else self.serve
         while self.done < until_done:
             deliveries = await self.wire.receive(self.batch)
@@ -105,7 +105,10 @@ class Service:
             except asyncpg.UniqueViolationError:
                 row, outgoing = await handle(await self.unseen(messages), settled)
             self.wire.acknowledge(deliveries[-1][0])
-            self.send(row, outgoing)
+            if outgoing:
+                group.create_task(self.settle(row, self.wire.publish(outgoing)))
+            else:
+                self.settled.append(row)
 
     async def unseen(self, messages: list) -> list:
         by_id = {message.id: message for message in messages}
@@ -113,17 +116,9 @@ class Service:
             del by_id[id]
         return list(by_id.values())
 
-    def send(self, row: int, outgoing: list[Outgoing]) -> None:
-        if not outgoing:
-            self.settled.append(row)
-            return
-
-        def confirmed(future: asyncio.Future[None]) -> None:
-            if not future.cancelled():
-                future.result()
-                self.settled.append(row)
-
-        self.wire.publish(outgoing).add_done_callback(confirmed)
+    async def settle(self, row: int, confirms: Awaitable[object]) -> None:
+        await confirms
+        self.settled.append(row)
 
     async def serve(self, messages: list, settled: list[int]) -> tuple[int, list[Outgoing]]:
         """Payment, or the warehouse: one round trip."""
@@ -183,7 +178,7 @@ async def measure(connect: Connect, postgres: str, *, orders: int, batch: int) -
             await service.prepare()
         begin = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(service.run(until_done=orders)) for service in services]
+            tasks = [group.create_task(service.run(group, until_done=orders)) for service in services]
             tasks.append(group.create_task(place(wires[3], orders, batch)))
             await tasks[0]
             seconds = time.perf_counter() - begin

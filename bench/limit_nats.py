@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import urllib.request
 
@@ -39,6 +40,8 @@ async def measure(nats: str, postgres: str, *, orders: int, batch: int) -> dict[
     try:
         for queue in QUEUES:
             stream = {"name": queue, "subjects": [queue], "storage": "file", "num_replicas": 1, "allow_atomic": True}
+            with contextlib.suppress(ConnectionError):
+                await admin.call(f"STREAM.DELETE.{queue}")  # what an interrupted run may have left
             await admin.call(f"STREAM.CREATE.{queue}", stream)
         rate = await limit_broker.measure(connect, postgres, orders=orders, batch=batch)
     finally:

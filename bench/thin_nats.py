@@ -146,8 +146,9 @@ class Connection(asyncio.Protocol):
         future, left = self.replies[name]
         left[0] -= 1
         answer = json.loads(body) if body else {"error": head.decode()}
-        if "error" in answer:
-            raise ConnectionError(f"NATS answers {answer['error']!r}.")
+        if "error" in answer and not future.done():
+            future.set_exception(ConnectionError(f"NATS answers {answer['error']!r}."))
         if not left[0]:
             del self.replies[name]
-            future.set_result(answer)
+            if not future.done():
+                future.set_result(answer)

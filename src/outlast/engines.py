@@ -49,5 +49,5 @@ def inspector_of(engine: Engine) -> Inspector:
     if isinstance(engine, SqliteEngine):
         return SqliteInspector(engine)
     if isinstance(engine, MemoryEngine):
-        return MemoryInspector(engine.store, engine.world)
+        return MemoryInspector(engine)
     raise Misuse(f"{type(engine).__name__} cannot be inspected.")

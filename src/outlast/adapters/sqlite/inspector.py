@@ -192,13 +192,14 @@ class SqliteInspector:
             removed = forget(self.engine.connection, stamp, old, limit)
             removed += sum(
                 execute(
-                    f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)",
+                    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)",
                     (bound, limit),
                 ).rowcount
                 for table, key, condition, bound in (
                     ("outlast_instances", "id", "keep_until <= ?", stamp),
                     ("outlast_replies", "request", "at <= ?", old),
                     ("outlast_sent", "id", "at <= ?", old),
+                    ("outlast_inbox", "queue, id", "at <= ?", old),
                 )
             )
             await work.commit(Changes())

@@ -226,6 +226,11 @@ class Engine(Protocol):
     connection_waits: bool
     """The driver's calls are awaited, so a handler that shares the transaction waits within it."""
 
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment, in one sentence; empty when all is well. Nothing is lost by it."""
+        ...
+
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         """Makes sure that the queue exists and gets these topics, and no others. Idempotent; durable at return.
 
@@ -308,6 +313,17 @@ class Store(Engine, Protocol):
     async def tries(self, service: str, ids: Sequence[str]) -> Mapping[str, int]:
         """How often these messages were claimed as suspects, those that were."""
         ...
+
+
+class Finding(Value, frozen=True, kw_only=True):
+    """What an examination of an engine found in one respect."""
+
+    what: str
+    is_good: bool
+    seen: str
+    """What it is now."""
+    advice: str = ""
+    """What to do, if it is not good."""
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -395,6 +411,10 @@ class Transport(Protocol):
         """How many messages wait in these queues, those included that were handed over."""
         ...
 
+    async def examine(self) -> Sequence[Finding]:
+        """Versions, settings, limits and rights, as far as they matter. Raises `Unavailable`."""
+        ...
+
     async def close(self) -> None:
         """Lets go of everything; what was handed over and not acknowledged goes to others at once."""
         ...
@@ -458,6 +478,10 @@ class DeadLetterStatus(Value, frozen=True, kw_only=True):
 
 class Inspector(Protocol):
     """What operators may ask of an engine, and do. Reads never change anything."""
+
+    async def examine(self) -> Sequence[Finding]:
+        """Versions, settings, limits, rights and clocks, as far as they matter. Raises `Unavailable`."""
+        ...
 
     async def queues(self) -> Sequence[QueueStatus]: ...
 

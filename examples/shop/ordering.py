@@ -5,7 +5,6 @@ python -m examples.shop.ordering
 
 from __future__ import annotations
 
-import sqlite3
 from datetime import timedelta
 from decimal import Decimal
 
@@ -115,16 +114,17 @@ class Fulfilment(Workflow, key="order_id"):
 ordering = Service("ordering", workflows=[Fulfilment])
 
 
-async def place_order(client: Client, connection: sqlite3.Connection, order: Order) -> bool:
+async def place_order(client: Client, order: Order) -> bool:
     """Takes an order, once however often it is asked: when this returns, the rest will happen.
 
     False if it was taken before.
     """
-    async with client.transaction(connection) as outgoing:
-        row = connection.execute(
-            "INSERT INTO orders VALUES (?, ?, 'placed') ON CONFLICT DO NOTHING", (order.order_id, str(order.total))
+    async with client.transaction() as outgoing:
+        is_new = await outgoing.execute(
+            "INSERT INTO orders VALUES (?, ?, 'placed') ON CONFLICT DO NOTHING RETURNING order_id",
+            (order.order_id, str(order.total)),
         )
-        if row.rowcount:
+        if is_new:
             outgoing.publish(
                 OrderPlaced(
                     order_id=order.order_id,
@@ -133,7 +133,7 @@ async def place_order(client: Client, connection: sqlite3.Connection, order: Ord
                     ship_within=order.ship_within,
                 )
             )
-    return bool(row.rowcount)
+    return bool(is_new)
 
 
 @ordering.prepares

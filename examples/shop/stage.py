@@ -92,7 +92,7 @@ async def set_stage(
                 fleet.start(name)
             with closing(Watch(client, fleet, directory)) as watch:
                 await watch.until_ready()
-                yield Stage(directory, fleet, client, watch, Storefront(directory))
+                yield Stage(directory, fleet, client, watch, Storefront())
 
 
 def run_to_end(main: Coroutine[Any, Any, T]) -> T:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 
 from examples.shop.ordering import place_order
 from examples.shop.orders import Order
-from examples.shop.program import shop_file
 from outlast import Client
 from outlast.errors import Unavailable
 
@@ -21,8 +17,7 @@ AGAIN_SECONDS = 0.05
 class Storefront:
     """One shop window. An order is `accepted` when its customer was told so, and never before."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self) -> None:
         self.accepted: dict[str, timedelta] = {}
         """By id, in this order: how long the customer waits for a label after paying."""
         self.refused = 0
@@ -39,18 +34,16 @@ class Storefront:
         """Takes these orders, evenly spread over time; it needs none of the services to be up."""
         loop = asyncio.get_running_loop()
         opened = loop.time()
-        # No timeout: waiting for the file's write lock is outlast's part, and it does not hold up the event loop.
-        with closing(sqlite3.connect(shop_file(self.directory), timeout=0)) as connection:
-            for number, order in enumerate(orders):
-                await asyncio.sleep(max(0.0, opened + number / per_second - loop.time()))
-                if self._is_closed:
-                    return
-                await self._sell(client, connection, order)
+        for number, order in enumerate(orders):
+            await asyncio.sleep(max(0.0, opened + number / per_second - loop.time()))
+            if self._is_closed:
+                return
+            await self._sell(client, order)
 
-    async def _sell(self, client: Client, connection: sqlite3.Connection, order: Order) -> None:
+    async def _sell(self, client: Client, order: Order) -> None:
         while True:
             try:
-                is_new = await place_order(client, connection, order)
+                is_new = await place_order(client, order)
             except Unavailable:
                 # It is not taken, or nobody can tell: the customer is asked to press the button again, and the
                 # order keeps its id.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,15 +18,15 @@ from outlast.core.naming import FAILED, Catalogue, open_packet
 from outlast.core.routing import check_event, owner_of
 from outlast.engines import open_engine
 from outlast.errors import Misuse, NotFound, RequestFailed, RequestTimeout, Unavailable
-from outlast.ports import REPLIES, Changes, Engine, Parcel, SharesConnection, Withdrawn, World
+from outlast.ports import REPLIES, Changes, Engine, Parcel, SharesConnection, Statements, Withdrawn, Work, World
 from outlast.runtime.post import first_parcel
 
 AnswerT = TypeVar("AnswerT")
 
 NOT_OPEN = "the client is not open. Use it as a context manager: async with Client(url) as client."
 
-_inside: dict[int, asyncio.Task[Any] | None] = {}
-"""The task that is in a block of `transaction`, by the engine's `id`; there is one at most, since it holds its lock."""
+_inside: set[tuple[int, asyncio.Task[Any] | None]] = set()
+"""The tasks that are in a block of `transaction`, each with the `id` of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,24 @@ class Sent:
 class Outgoing:
     """Collects messages to be committed together with the caller's own rows."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, statements: Statements | None = None) -> None:
         self._client = client
+        self._statements = statements
         self.parcels: list[Parcel] = []
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Runs one statement in the transaction and returns its rows. Placeholders are as in `Transaction.execute`."""
+        return await self._own.execute(sql, parameters)
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Runs one statement in the transaction for each row of parameters."""
+        await self._own.execute_many(sql, rows)
+
+    @property
+    def _own(self) -> Statements:
+        if self._statements is None:
+            raise Misuse("the transaction runs on your own connection. Run your statements on that connection.")
+        return self._statements
 
     def send(
         self,
@@ -214,28 +228,51 @@ class Client:
             self._waiting.discard(wake)
 
     @asynccontextmanager
-    async def transaction(self, connection: sqlite3.Connection) -> AsyncGenerator[Outgoing]:
+    async def transaction(self, connection: Any = None) -> AsyncGenerator[Outgoing]:
         """Commits the caller's own rows and the messages together, or neither.
 
-        `connection` must be open on the engine's own file and without a transaction; within the block it is
-        in one, which commits at the end and rolls back on an exception. Do not await anything slow inside:
-        it is the file's only write transaction.
+        Without a connection the block has a transaction of the engine's own: `outgoing.execute(...)`. With one, which
+        must be open on the engine's own database and in no transaction, it is in one within the block. Either
+        commits at the end and rolls back on an exception. Do not await anything slow inside: on SQLite it is the
+        file's only write transaction.
         """
         engine = self.engine
+        self._refuse_inside()
+        if connection is None:
+            async with self._on_own_connection() as outgoing:
+                yield outgoing
+            return
         if not isinstance(engine, SharesConnection):
             raise Misuse("client.transaction(connection) needs an engine with a database: sqlite:///file.db.")
-        self._refuse_inside()
-        outgoing = Outgoing(self)
         work = await engine.begin_on(connection)
-        _inside[id(engine)] = asyncio.current_task()
-        try:
+        async with self._within(work):
+            outgoing = Outgoing(self)
             yield outgoing
             await work.commit(Changes(parcels=outgoing.parcels))
+
+    @asynccontextmanager
+    async def _on_own_connection(self) -> AsyncGenerator[Outgoing]:
+        work = await self.engine.begin("")
+        async with self._within(work):
+            async with work.savepoint() as statements:
+                if statements is None:
+                    raise Misuse("client.transaction() needs an engine with a database: sqlite:///file.db.")
+                outgoing = Outgoing(self, statements)
+                yield outgoing
+            await work.commit(Changes(parcels=outgoing.parcels))
+
+    @asynccontextmanager
+    async def _within(self, work: Work) -> AsyncGenerator[None]:
+        """The block of a transaction, which ends in any case, and in which the client itself must not be called."""
+        block = (id(self.engine), asyncio.current_task())
+        _inside.add(block)
+        try:
+            yield
         except BaseException:
             await work.rollback()
             raise
         finally:
-            del _inside[id(engine)]
+            _inside.discard(block)
 
     def parcel(
         self,
@@ -262,7 +299,7 @@ class Client:
             now=now,
             to=to,
             due=due,
-            reply_to=message_id if is_request else None,
+            reply_to=self.engine.reply_to(message_id) if is_request else None,
             headers=self.headers,
             once=id is not None,
         )
@@ -278,7 +315,7 @@ class Client:
         await committed
 
     def _refuse_inside(self) -> None:
-        if _inside and _inside.get(id(self.engine)) is asyncio.current_task():
+        if _inside and (id(self.engine), asyncio.current_task()) in _inside:
             raise Misuse(
                 "the client was called inside client.transaction, and would wait for the end of the block that it "
                 "stands in. Use what the block gave: outgoing.send(...) or outgoing.publish(...)."

@@ -6,17 +6,20 @@ database (SQLite, PostgreSQL) or a broker with a store; the runtime cannot tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 Receipt = int | str
+"""A text is the id of a message that a broker keeps; a number is of one that the engine's own database keeps."""
 
 RELAY = "@relay"
 REPLIES = "@replies"
+OUTBOX = "@outbox"
+"""The queue of a store that has what is to be taken to its broker, one row for each transaction."""
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,12 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     """How often it was handed over before without an end: claimed, and then neither handled nor released."""
 
 
+def by_keeper(deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+    """The deliveries that the database keeps, and those that a broker keeps."""
+    brought = [d for d in deliveries if isinstance(d.receipt, str)]
+    return ([d for d in deliveries if not isinstance(d.receipt, str)] if brought else list(deliveries)), brought
+
+
 class Parcel(msgspec.Struct, frozen=True, gc=False):
     """A packet with an address: a service's queue, or the topic of an event, or a waiting request."""
 
@@ -45,6 +54,20 @@ class Parcel(msgspec.Struct, frozen=True, gc=False):
     """Not to be delivered before; `None` and the past mean at once."""
     once: bool = False
     """The id was given by the caller: if a parcel with it was posted before, this one is left out."""
+
+
+def pack(parcels: Sequence[Parcel]) -> bytes:
+    """Parcels without dates as one packet, for the outbox."""
+    return _PACK([(p.id, p.packet, p.queue, p.topic, p.reply_to) for p in parcels])
+
+
+def unpack(packet: bytes) -> list[Parcel]:
+    """The parcels in a packet of the outbox."""
+    return [Parcel(*fields) for fields in _UNPACK(packet)]
+
+
+_PACK = msgspec.msgpack.Encoder().encode
+_UNPACK = msgspec.msgpack.Decoder(list[tuple[str, bytes, str, str, str]]).decode
 
 
 class Address(msgspec.Struct, frozen=True, gc=False):
@@ -144,6 +167,23 @@ class Changes(msgspec.Struct):
     history: list[Entry] = []
 
 
+class Statements(Protocol):
+    """What user code may do in a transaction of an engine that has a database."""
+
+    @property
+    def connection(self) -> Any:
+        """The driver's own connection."""
+        ...
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+        """Runs one statement; returns its rows. Placeholders are `?`, or `:name` with a mapping, on every engine."""
+        ...
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Runs one statement for each row of parameters."""
+        ...
+
+
 class Work(Protocol):
     """One transaction of one service. It ends with `commit` or `rollback`, or leaves nothing behind."""
 
@@ -159,8 +199,12 @@ class Work(Protocol):
         """Those of the instances that exist, completed ones included."""
         ...
 
-    def savepoint(self) -> AbstractContextManager[Any]:
-        """A part that can fail alone. Gives the driver's connection, if the engine has one to share."""
+    def savepoint(self) -> AbstractAsyncContextManager[Statements | None]:
+        """A part that can fail alone. Gives access to the transaction, if the engine has a database.
+
+        What the block raises is user code's, and is raised on when the part is undone; `Unavailable` is raised
+        instead if the engine was to blame.
+        """
         ...
 
     async def commit(self, changes: Changes) -> None:
@@ -179,6 +223,13 @@ class Engine(Protocol):
 
     connection_type: type[Any] | None
     """The driver's connection class, which transactional handlers may ask for."""
+    connection_waits: bool
+    """The driver's calls are awaited, so a handler that shares the transaction waits within it."""
+
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment, in one sentence; empty when all is well. Nothing is lost by it."""
+        ...
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         """Makes sure that the queue exists and gets these topics, and no others. Idempotent; durable at return.
@@ -196,8 +247,8 @@ class Engine(Protocol):
         """A transaction. Waits its turn; raises `Unavailable` when none is to be had in time."""
         ...
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Tells a broker that the turn is committed. Nothing to do where queue and state are one."""
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        """Tells a broker that these were handled by a committed turn. Nothing to do where queue and state are one."""
         ...
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
@@ -212,6 +263,10 @@ class Engine(Protocol):
         (`RELAY`: something new is dated), or for clients (`REPLIES`). A hint: it may come in vain, and rarely
         it may not come.
         """
+        ...
+
+    def reply_to(self, request: str) -> str:
+        """What a request must carry as its `reply_to`, so that `reply` gets the answer."""
         ...
 
     async def reply(self, request: str) -> bytes | None:
@@ -229,6 +284,139 @@ class SharesConnection(Protocol):
 
     async def begin_on(self, connection: Any) -> Work:
         """A transaction on this connection. Raises `Misuse` if it is open on another database, or in one already."""
+        ...
+
+
+Posted = Callable[[Delivery], None]
+"""Is told of an outbox row after its commit; the row is claimed for whoever is told, for `OUTBOX_LEASE`."""
+
+OUTBOX_LEASE = timedelta(seconds=5)
+"""How long what was committed waits for its own process to take it to the broker, before any other does."""
+
+
+class Store(Engine, Protocol):
+    """An engine with a database, which keeps for a broker what the broker cannot: state, dates, inbox and outbox.
+
+    Its queues are the broker's then. A delivery whose receipt is a text is a message that the broker keeps: its
+    `first_sight` is that no committed turn of this service has handled that id, and to handle it notes the id in the
+    inbox. Claiming, renewing and releasing it is the broker's matter, except that the claim of a suspect (whose
+    `count` is not 0) is counted, for `tries`.
+    """
+
+    posted: Posted | None
+    """If set, parcels that are due go into the outbox instead of into queues, one row for each transaction."""
+
+    async def topics(self, service: str) -> Sequence[str]:
+        """What the service was declared with the last time."""
+        ...
+
+    async def tries(self, service: str, ids: Sequence[str]) -> Mapping[str, int]:
+        """How often these messages were claimed as suspects, those that were."""
+        ...
+
+
+class Finding(Value, frozen=True, kw_only=True):
+    """What an examination of an engine found in one respect."""
+
+    what: str
+    is_good: bool
+    seen: str
+    """What it is now."""
+    advice: str = ""
+    """What to do, if it is not good."""
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """A packet that a broker has handed over, and of which it waits to hear."""
+
+    id: str
+    """The parcel's. The same whenever it is handed over again."""
+    packet: bytes
+    count: int
+    """How often it was handed over before, as far as the broker knows."""
+    tag: Any
+    """What the transport knows it by. It is void once the connection is lost."""
+
+
+class Receiver(Protocol):
+    """Who gets what a transport brings. Called on the event loop."""
+
+    def arrived(self, service: str, arrivals: Sequence[Arrival]) -> None:
+        """These are for the service, and are kept from others until they are acknowledged or released."""
+        ...
+
+    def lost(self, service: str) -> None:
+        """What arrived for the service and was not acknowledged will be handed over again, to anybody."""
+        ...
+
+    def answered(self, request: str, packet: bytes) -> None:
+        """The answer to a request, which was made with our `reply_address`."""
+        ...
+
+
+class Transport(Protocol):
+    """A broker: takes packets to queues and keeps them until they are acknowledged. It has no state and no dates.
+
+    It supervises its own connection: whatever happens to that, it comes back with everything that was declared, or
+    `trouble` says why not.
+    """
+
+    @property
+    def name(self) -> str:
+        """What and where it is, for people and without a password."""
+        ...
+
+    @property
+    def reply_address(self) -> str:
+        """Where answers reach this process."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment; empty when all is well."""
+        ...
+
+    def open(self, receiver: Receiver) -> None:
+        """Begins to connect, and goes on for ever."""
+        ...
+
+    async def declare(self, service: str, topics: Sequence[str], dropped: Sequence[str]) -> None:
+        """Makes sure that the queue exists, gets these topics and not the dropped ones, and is consumed from here.
+
+        Raises `Unavailable` when there is no connection in time, and `Misuse` when what exists cannot be used.
+        """
+        ...
+
+    async def publish(self, parcels: Sequence[Parcel]) -> None:
+        """Returns when the broker has all of them as durably as it keeps anything.
+
+        A queue that does not exist is made; an event without subscribers and a late answer vanish. A `reply_to` is a
+        request and an address: `request@address`. Raises `Unavailable`; then any of them may have been published.
+        """
+        ...
+
+    async def acknowledge(self, tags: Sequence[Any]) -> None:
+        """Lets the broker forget these. What is void is passed over."""
+        ...
+
+    async def release(self, tags: Sequence[Any]) -> None:
+        """Lets the broker hand these to anybody again, at once."""
+        ...
+
+    async def renew(self, tags: Sequence[Any]) -> None:
+        """Tells a broker that would lose patience that these are still being handled."""
+        ...
+
+    async def depths(self, services: Sequence[str]) -> Mapping[str, int]:
+        """How many messages wait in these queues, those included that were handed over."""
+        ...
+
+    async def examine(self) -> Sequence[Finding]:
+        """Versions, settings, limits and rights, as far as they matter. Raises `Unavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of everything; what was handed over and not acknowledged goes to others at once."""
         ...
 
 
@@ -290,6 +478,10 @@ class DeadLetterStatus(Value, frozen=True, kw_only=True):
 
 class Inspector(Protocol):
     """What operators may ask of an engine, and do. Reads never change anything."""
+
+    async def examine(self) -> Sequence[Finding]:
+        """Versions, settings, limits, rights and clocks, as far as they matter. Raises `Unavailable`."""
+        ...
 
     async def queues(self) -> Sequence[QueueStatus]: ...
 

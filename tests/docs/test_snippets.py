@@ -65,6 +65,7 @@ def test_the_guide_is_a_program_that_books_a_room(tmp_path: Path) -> None:
 GUIDE_RUN = """
 
 import asyncio
+import sqlite3
 
 
 async def check() -> None:
@@ -82,10 +83,9 @@ async def check() -> None:
         await book(client)
         await book(client)
         assert await last_room(client) is not None
-        guests = sqlite3.connect("hotel.db")
-        await book_with_a_row(client, guests)
-        assert guests.execute("SELECT booking_id FROM guests").fetchall() == [("b-3",)]
-        guests.close()
+        await book_with_a_row(client)
+        async with client.transaction() as transaction:
+            assert await transaction.execute("SELECT booking_id FROM guests") == [("b-3",)]
         for _ in range(500):
             if len(gateway.charges) == 2:
                 break

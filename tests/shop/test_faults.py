@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from examples.shop.disk import Disk, Skipped, small_disk
 from examples.shop.fleet import ROOT, Fleet
 from examples.shop.ordering import ORDERS, ordering, place_order
 from examples.shop.orders import Order, read_orders
-from examples.shop.program import shop_file, url_of
+from examples.shop.program import url_of
 from examples.shop.storefront import Storefront
 
 from outlast import Client
@@ -126,22 +124,22 @@ async def test_an_order_of_which_nobody_can_tell_is_asked_for_again_and_taken_on
     order = read_orders()[0]
     tries = 0
 
-    async def place(client: Client, connection: sqlite3.Connection, order: Order) -> bool:
+    async def place(client: Client, order: Order) -> bool:
         nonlocal tries
         tries += 1
-        is_new = await place_order(client, connection, order)
+        is_new = await place_order(client, order)
         if tries == 1:
             raise Unavailable("nobody knows")
         return is_new
 
     monkeypatch.setattr(storefronts, "place_order", place)
-    storefront = Storefront(tmp_path)
-    with closing(sqlite3.connect(shop_file(tmp_path), timeout=0)) as connection:
-        connection.execute(ORDERS)
-        async with Client(url_of(tmp_path)) as client:
-            await client.engine.declare(ordering.name, ordering.routes.topics)
-            await storefront.sell(client, [order], per_second=100)
-            (queue,) = await inspector_of(client.engine).queues()
+    storefront = Storefront()
+    async with Client(url_of(tmp_path)) as client:
+        async with client.transaction() as transaction:
+            await transaction.execute(ORDERS)
+        await client.engine.declare(ordering.name, ordering.routes.topics)
+        await storefront.sell(client, [order], per_second=100)
+        (queue,) = await inspector_of(client.engine).queues()
 
     assert storefront.accepted == {order.order_id: order.ship_within}
     assert (storefront.refused, storefront.taken_before) == (1, 1)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from outlast.core.annotations import name_of_function
-from outlast.core.instance import Decision, Instance, Outcome, Snapshot, listed
+from outlast.core.instance import Decision, Instance, Outcome, Snapshot
 from outlast.core.message import Envelope, Message, Origin
 from outlast.core.naming import encode
 from outlast.core.plan import Plan
 from outlast.core.recovery import RetryAt, SetAside
-from outlast.errors import BadHandler, Rejected
-from outlast.ports import Address, Changes, DeadLetter, Entry, Parcel, Saved, Stash, Stored, Withdrawn, Work
+from outlast.errors import Rejected
+from outlast.ports import Address, Changes, DeadLetter, Entry, Parcel, Saved, Stash, Statements, Stored, Withdrawn, Work
 from outlast.runtime.host import Host, Letter
 from outlast.runtime.post import again_parcel, failure_parcel, next_parcel, timer_parcel
 from outlast.signals import GaveUp, Retrying, Signal
@@ -62,32 +60,40 @@ class Batch:
             return
         failure: BaseException | None = None
         if letter.handler is not None and letter.returned is None:
-            with suppress(_Undo), work.savepoint() as connection:
-                failure = self._attempt(letter, connection)
-                if failure is not None:
-                    raise _Undo from failure
+            with suppress(_Undo):
+                async with work.savepoint() as statements:
+                    failure = await self._attempt_inside(letter, statements)
+                    if failure is not None:
+                        raise _Undo from failure
         else:
-            failure = self._attempt(letter)
+            failure = self._attempt(letter, letter.returned or [])
         if failure is not None:
             self._recover(letter, failure)
 
-    def _attempt(self, letter: Letter, connection: Any = None) -> BaseException | None:
-        """Lets user code have this letter, and returns how that failed. Then nothing has changed.
+    async def _attempt_inside(self, letter: Letter, statements: Statements | None) -> BaseException | None:
+        """Lets a handler that shares the transaction have this letter, and then as `_attempt`.
 
         Nothing that the engine may raise comes through here, so whatever is caught is the user's: a handler that
         raises `Unavailable` or `CancelledError` by itself fails like any other.
         """
         try:
-            if letter.handler is not None and letter.returned is None:
-                # In a context of its own: the context variables that it sets are not seen by the next handler.
-                context = copy_context()
-                returned = self.host.aside.call(lambda: context.run(self._call, letter, connection))
-                self._carry_out(letter, returned)
-            else:
-                self._carry_out(letter, letter.returned or [])
+            returned = await self._call(letter, statements)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # the one place where any failure of user code is caught
+        except BaseException as error:  # whatever user code does
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it is the turn that ends, and not the handler
+            return error
+        return self._attempt(letter, returned)
+
+    def _attempt(self, letter: Letter, returned: Sequence[Message]) -> BaseException | None:
+        """Lets workflows have this letter, and returns how that failed. Then nothing has changed."""
+        try:
+            self._carry_out(letter, returned)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever user code does
             return error
         return None
 
@@ -111,27 +117,22 @@ class Batch:
             else:
                 self.changes.stashed.append(stash)
 
-    def _call(self, letter: Letter, connection: Any) -> list[Message]:
-        """Runs a handler that shares the transaction; it must end without waiting."""
-        handler, envelope = letter.handler, letter.envelope
+    async def _call(self, letter: Letter, statements: Statements | None) -> list[Message]:
+        """Runs a handler that shares the transaction."""
+        host, handler, envelope = self.host, letter.handler, letter.envelope
         assert handler is not None
         assert envelope is not None
-        arguments = handler.arguments(envelope, self.host.name, self.host.world, connection)
-        function = handler.plan.function
-        returned = function(self.host.message_of(letter), **arguments)
-        if inspect.iscoroutine(returned):
-            try:
-                returned.send(None)
-            except StopIteration as stop:
-                returned = stop.value
-            else:
-                returned.close()
-                raise BadHandler(
-                    f"{name_of_function(function)} shares the turn's transaction and waited for something else. "
-                    "That would hold up every writer. Do the waiting in a handler without the transaction, and "
-                    "the rows in a second one that its answer leads to."
-                )
-        return listed(returned, function)
+        plan = handler.plan
+        function = plan.function
+        arguments = handler.arguments(envelope, host.name, host.world, statements)
+        message = host.message_of(letter)
+
+        def call() -> Any:
+            return function(message, **arguments)
+
+        if host.engine.connection_waits:
+            return await host.inside.in_time(function, call, plan.time_limit)
+        return host.inside.at_once(function, call)
 
     def _carry_out(self, letter: Letter, messages: Sequence[Message]) -> None:
         """Posts what a handler returned, and takes the message to the workflows that it is for."""

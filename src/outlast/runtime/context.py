@@ -16,7 +16,7 @@ from outlast.core.annotations import hints_of, name_of_function, parameters_of
 from outlast.core.message import Envelope
 from outlast.core.routing import HandlerPlan
 from outlast.errors import BadHandler
-from outlast.ports import Changes, Engine, World
+from outlast.ports import Changes, Engine, Statements, World
 from outlast.runtime.service import Service
 
 
@@ -59,21 +59,24 @@ class Transaction:
     Committing and rolling back is not yours; raise an exception to have everything undone.
     """
 
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    @property
+    def connection(self) -> Any:
         """The driver's connection, for what `execute` does not offer."""
+        return self._statements.connection
 
     async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
-        """Runs one statement with bound parameters and returns its rows."""
-        return self._fetch(sql, parameters)
+        """Runs one statement with bound parameters and returns its rows.
+
+        Placeholders are `?`, or `:name` with a mapping, on every engine. SQL itself is the database's own.
+        """
+        return await self._statements.execute(sql, parameters)
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Runs one statement for each row of parameters."""
-        self.connection.executemany(sql, rows)
-
-    def _fetch(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
-        found: list[Any] = self.connection.execute(sql, parameters).fetchall()
-        return found
+        await self._statements.execute_many(sql, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +94,20 @@ class Bound:
         """It shares the turn's transaction, so it runs inside the turn and must not wait."""
         return bool(self.transactions or self.connections)
 
-    def arguments(self, envelope: Envelope, service: str, world: World, connection: Any = None) -> Mapping[str, Any]:
+    def arguments(
+        self, envelope: Envelope, service: str, world: World, statements: Statements | None = None
+    ) -> Mapping[str, Any]:
         """What to call the function with, after the message."""
         if not (self.contexts or self.transactions or self.connections):
             return self.fixed
         arguments = dict(self.fixed)
         for name in self.contexts:
             arguments[name] = Context(envelope, service, world.now())
-        for name in self.transactions:
-            arguments[name] = Transaction(connection)
-        for name in self.connections:
-            arguments[name] = connection
+        if statements is not None:
+            for name in self.transactions:
+                arguments[name] = Transaction(statements)
+            for name in self.connections:
+                arguments[name] = statements.connection
         return arguments
 
 
@@ -176,10 +182,10 @@ async def prepare(service: Service, engine: Engine) -> None:
             )
         work = await engine.begin(service.name)
         try:
-            with work.savepoint() as connection:
-                if connection is None:
+            async with work.savepoint() as statements:
+                if statements is None:
                     raise BadHandler(f"{where} needs an engine with a database, such as sqlite:///file.db.")
-                done = function(Transaction(connection) if kind is Transaction else connection)
+                done = function(Transaction(statements) if kind is Transaction else statements.connection)
                 if inspect.isawaitable(done):
                     await done
             await work.commit(Changes())

@@ -14,8 +14,8 @@ from outlast.core.plan import Plan
 from outlast.core.recovery import Patience, Retry
 from outlast.errors import UnknownMessage
 from outlast.ports import Address, Delivery, Engine, World
-from outlast.runtime.aside import Aside
 from outlast.runtime.context import Bound
+from outlast.runtime.inside import Inside
 from outlast.runtime.service import Service
 from outlast.signals import Observer, unobserved
 
@@ -56,7 +56,7 @@ class Host:
     """How long a claimed delivery stays hidden from other workers unless it is renewed."""
     host_name: str = ""
     version: str = ""
-    aside: Aside = field(default_factory=Aside)
+    inside: Inside = field(default_factory=Inside)
 
     def open(self, delivery: Delivery) -> Letter:
         """Reads a delivery and finds out who it is for. Never raises: what is wrong is in the letter."""

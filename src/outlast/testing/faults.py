@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from outlast.errors import Conflict, Unavailable
-from outlast.ports import Address, Changes, Delivery, Engine, Receipt, Stored, Work
+from outlast.ports import Address, Changes, Delivery, Engine, Receipt, Statements, Stored, Work
 from outlast.testing.backstage import Ticket, Turnstile
 from outlast.testing.invariants import Books
 from outlast.testing.tape import RECEIVING, Dice, Fault
@@ -108,6 +108,11 @@ class FaultyEngine:
         self.books = books
         self.turnstile = turnstile
         self.connection_type = inner.connection_type
+        self.connection_waits = inner.connection_waits
+
+    @property
+    def trouble(self) -> str:
+        return self.inner.trouble
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         await self.vessel.effect("declare", lambda: self._alone(lambda: self.inner.declare(service, topics)))
@@ -132,14 +137,17 @@ class FaultyEngine:
                 await work.rollback()
             raise
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        await self.vessel.effect("acknowledge", lambda: self.inner.acknowledge(deliveries))
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        await self.vessel.effect("acknowledge", lambda: self.inner.acknowledge(service, deliveries))
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
         return await self.vessel.effect("relay", lambda: self._alone(lambda: self.inner.relay(now, limit)))
 
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self.inner.listen(name, self.vessel.hears(notify))
+
+    def reply_to(self, request: str) -> str:
+        return self.inner.reply_to(request)
 
     async def reply(self, request: str) -> bytes | None:
         return await self.vessel.effect("reply", lambda: self._alone(lambda: self.inner.reply(request)))
@@ -180,7 +188,7 @@ class FaultyWork:
     async def load(self, addresses: Sequence[Address]) -> Mapping[Address, Stored]:
         return await self.vessel.effect("load", lambda: self.inner.load(addresses))
 
-    def savepoint(self) -> AbstractContextManager[Any]:
+    def savepoint(self) -> AbstractAsyncContextManager[Statements | None]:
         return self.inner.savepoint()
 
     async def commit(self, changes: Changes) -> None:

@@ -43,10 +43,12 @@ def write(connection: sqlite3.Connection, queue: int, entries: Sequence[Entry]) 
     marks = [checksum(e.conversation.encode()) for e in entries]
     marks += [checksum(e.key.encode()) for e in entries if e.key]
     lines = [
-        (e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, e.packet if e.receipt is None else None)
+        (e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, None)
+        if isinstance(e.receipt, int)
+        else (e.conversation, e.outcome, e.workflow, e.key, e.note, None, e.packet)
         for e in entries
     ]
-    oldest = min([int(e.receipt) for e in entries if e.receipt is not None], default=0)
+    oldest = min([e.receipt for e in entries if isinstance(e.receipt, int)], default=0)
     connection.execute(
         "INSERT INTO outlast_history (queue, oldest, at, marks, entries) VALUES (?, ?, ?, ?, ?)",
         (queue, oldest, micros(entries[-1].at), struct.pack(f"<{len(marks)}I", *marks), _encode(lines)),
@@ -54,7 +56,7 @@ def write(connection: sqlite3.Connection, queue: int, entries: Sequence[Entry]) 
 
 
 def read(
-    connection: sqlite3.Connection, *, conversation: str, key: str = "", after: int
+    connection: sqlite3.Connection, *, conversation: str, key: str = "", after: int, queues: str = "outlast_queues"
 ) -> Iterator[tuple[int, Entry]]:
     """Numbered entries after number `after`, oldest first; of this conversation and of instances with this key,
     or of all if both are empty.
@@ -62,7 +64,7 @@ def read(
     marks_wanted = [struct.pack("<I", zlib.crc32(name.encode())) for name in (conversation, key) if name]
     turns = connection.execute(
         "SELECT h.number, h.queue, q.name, h.at, h.marks FROM outlast_history h "
-        "JOIN outlast_queues q ON q.id = h.queue WHERE h.number >= ? ORDER BY h.number",
+        f"JOIN {queues} q ON q.id = h.queue WHERE h.number >= ? ORDER BY h.number",
         (after >> PLACES,),
     )
     for turn, queue, service, at, marks in turns:

@@ -109,6 +109,21 @@ MIGRATIONS: Sequence[str] = (
     """
     CREATE INDEX outlast_history_oldest ON outlast_history (queue, oldest) WHERE oldest > 0;
     """,
+    """
+    CREATE TABLE outlast_inbox (             -- messages of a broker that a turn has handled
+        queue INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (queue, id)
+    ) WITHOUT ROWID;
+    CREATE INDEX outlast_inbox_at ON outlast_inbox (at);
+    CREATE TABLE outlast_tries (             -- how often those were tried that may have killed a process
+        queue INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (queue, id)
+    ) WITHOUT ROWID;
+    """,
 )
 
 QUEUE = """
@@ -124,6 +139,9 @@ QUEUE = """
         FROM outlast_log_{id} l WHERE l.id > (SELECT head FROM outlast_queues WHERE id = {id});
 """
 
+
+MOVED = 1_000_000
+"""The version of a file that was left for another engine."""
 
 # What was prepared once is run again without asking the authorizer, so our own statements have texts that nobody
 # else's have.
@@ -252,6 +270,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(BEGIN)
     try:
         version = _version(connection)
+        if version == MOVED:
+            raise Unavailable(moved(connection, path))
         if version > len(MIGRATIONS):
             raise Unavailable(
                 f"{path} has schema version {version}, and this outlast knows versions up to {len(MIGRATIONS)}. "
@@ -264,6 +284,15 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     except BaseException:
         connection.execute(ROLLBACK)
         raise
+
+
+def moved(connection: sqlite3.Connection, path: Path) -> str:
+    """What to say to who opens a file that was left."""
+    [[url]] = connection.execute("SELECT url FROM outlast_moved")
+    return (
+        f"{path} was left for {url} by `outlast move`, and nothing runs on it any more. Use that URL. If the move was "
+        "interrupted, run the same command once more."
+    )
 
 
 def run_script(connection: sqlite3.Connection, statements: str) -> None:

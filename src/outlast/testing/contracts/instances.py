@@ -133,11 +133,14 @@ class InstanceContract(Contract):
     async def test_a_part_of_a_turn_can_fail_alone(self, rig: Rig) -> None:
         """P12: a handler that fails takes nothing else of its turn along."""
         work = await rig.engine.begin("shop")
-        with pytest.raises(ValueError, match="alone"), work.savepoint():
-            raise ValueError("alone")
-        with work.savepoint() as connection:
+        with pytest.raises(ValueError, match="alone"):
+            async with work.savepoint():
+                raise ValueError("alone")
+        async with work.savepoint() as statements:
             if rig.engine.connection_type is not None:
-                assert isinstance(connection, rig.engine.connection_type)
+                assert statements is not None
+                assert isinstance(statements.connection, rig.engine.connection_type)
+                assert [tuple(row) for row in await statements.execute("SELECT ?, 'a?'", ("b",))] == [("b", "a?")]
 
         await work.commit(Changes(saved=[rig.saved(ONE, b"1")]))
 

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import sys
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
+from types import ModuleType
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from outlast.adapters.broker import BrokerEngine, BrokerInspector
 from outlast.adapters.memory import MemoryEngine, MemoryStore
 from outlast.adapters.memory_inspector import MemoryInspector
 from outlast.adapters.sqlite import SqliteEngine, SqliteInspector
 from outlast.adapters.system import SystemWorld
 from outlast.errors import BadUrl, Misuse
-from outlast.ports import Engine, Inspector, World
+from outlast.ports import Engine, Inspector, Store, Transport, World
 
-_stores: dict[str, MemoryStore] = {}
+_memories: dict[str, MemoryStore] = {}
 """What `memory://name` means within this process."""
 
 
 def open_engine(url: str | None, world: World | None = None) -> tuple[Engine, World]:
     """The engine that the URL names, and the world it lives in. Raises `BadUrl` or `Unavailable`.
 
-    `sqlite:///shop.db` is a file in the working directory, `sqlite:////data/shop.db` an absolute path;
-    `?synchronous=normal` trades the last commits before a power cut for speed. `memory://name` is shared
-    within the process and forgotten with it. `postgresql://user@host/database` is a PostgreSQL database;
-    `?schema=outlast` names the schema, `?pool=10` bounds the connections of turns, `?synchronous_commit=off` trades
-    the last commits before a crash of the server for speed.
+    * `sqlite:///shop.db` is a file in the working directory, `sqlite:////data/shop.db` an absolute path;
+      `?synchronous=normal` trades the last commits before a power cut for speed.
+    * `postgresql://user@host/database`.
+    * `amqp://user:password@host/vhost?store=postgresql://…` is RabbitMQ with a store, which is any of the above and
+      the last option; `nats://host?store=…` is NATS JetStream.
+    * `memory://name` is shared within the process and forgotten with it.
     """
     world = world or SystemWorld()
     if not url:
@@ -32,45 +37,16 @@ def open_engine(url: str | None, world: World | None = None) -> tuple[Engine, Wo
             "no engine was named. Give a URL such as sqlite:///shop.db, as an argument or in the environment "
             "variable OUTLAST_URL."
         )
-    parts = urlsplit(url)
-    if parts.scheme == "memory":
-        return MemoryEngine(_stores.setdefault(parts.netloc, MemoryStore()), world), world
-    if parts.scheme == "sqlite":
-        options = parse_qs(parts.query)
-        synchronous = options.pop("synchronous", ["full"])[-1].upper()
-        if synchronous not in ("FULL", "NORMAL", "EXTRA") or options or parts.netloc or len(parts.path) < 2:
-            raise BadUrl(
-                f"the engine URL {url!r} cannot be used. Write sqlite:///file.db or sqlite:////absolute/file.db, "
-                "with ?synchronous=full (the default), normal or extra."
-            )
-        return SqliteEngine(Path(parts.path[1:]), world, synchronous=synchronous), world
-    if parts.scheme in ("postgresql", "postgres"):
-        return _open_postgres(parts, world), world
+    scheme = urlsplit(url).scheme
+    if scheme in _DATABASES:
+        return _DATABASES[scheme](url, world), world
+    if scheme in _BROKERS:
+        address, store = _with_store(url)
+        return BrokerEngine(_BROKERS[scheme](address, world), store(world), world), world
+    known = ", ".join([*_DATABASES, *_BROKERS])
     raise BadUrl(
-        f"the engine URL {url!r} names no engine of this version. Use memory://, sqlite:///file.db or "
-        "postgresql://user@host/database."
+        f"the engine URL {shown(url)!r} names no engine of this version. Use one of {known}, such as sqlite:///file.db."
     )
-
-
-def _open_postgres(parts: SplitResult, world: World) -> Engine:
-    try:
-        from outlast.adapters.postgres import PostgresEngine
-    except ImportError as error:
-        raise BadUrl(
-            "PostgreSQL needs its driver, which is not installed. Run: pip install 'outlast[postgres]'"
-        ) from error
-    options = parse_qs(parts.query, keep_blank_values=True)
-    schema = options.pop("schema", ["outlast"])[-1]
-    pool = options.pop("pool", ["10"])[-1]
-    synchronous = options.pop("synchronous_commit", ["on"])[-1]
-    where = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if not schema or not pool.isdigit() or not int(pool) or synchronous not in ("on", "off", "local"):
-        raise BadUrl(
-            f"the options {parts.query!r} of the database {where} cannot be used. Write ?schema=name, ?pool=10, "
-            "?synchronous_commit=on, off or local; others are the driver's, such as ?sslmode=require."
-        )
-    dsn = parts._replace(query=urlencode(options, doseq=True)).geturl()
-    return PostgresEngine(dsn, world, where=where, schema=schema, pool=int(pool), synchronous_commit=synchronous)
 
 
 def inspector_of(engine: Engine) -> Inspector:
@@ -79,9 +55,86 @@ def inspector_of(engine: Engine) -> Inspector:
         return SqliteInspector(engine)
     if isinstance(engine, MemoryEngine):
         return MemoryInspector(engine)
-    if "outlast.adapters.postgres" in sys.modules:
-        from outlast.adapters.postgres import PostgresEngine, PostgresInspector
+    if isinstance(engine, BrokerEngine):
+        return BrokerInspector(engine, inspector_of(engine.store))
+    inspect: Callable[[], Inspector] | None = getattr(engine, "inspector", None)
+    if inspect is None:
+        raise Misuse(f"{type(engine).__name__} cannot be inspected.")
+    return inspect()
 
-        if isinstance(engine, PostgresEngine):
-            return PostgresInspector(engine)
-    raise Misuse(f"{type(engine).__name__} cannot be inspected.")
+
+def shown(url: str) -> str:
+    """The URL without its passwords."""
+    return re.sub(r"(://[^/@:?]*):[^/@]*@", r"\1:***@", url)
+
+
+def _memory(url: str, world: World) -> Store:
+    return MemoryEngine(_memories.setdefault(urlsplit(url).netloc, MemoryStore()), world)
+
+
+def _sqlite(url: str, world: World) -> Store:
+    parts = urlsplit(url)
+    options = parse_qs(parts.query)
+    synchronous = options.pop("synchronous", ["full"])[-1].upper()
+    if synchronous not in ("FULL", "NORMAL", "EXTRA") or options or parts.netloc or len(parts.path) < 2:
+        raise BadUrl(
+            f"the engine URL {url!r} cannot be used. Write sqlite:///file.db or sqlite:////absolute/file.db, "
+            "with ?synchronous=full (the default), normal or extra."
+        )
+    return SqliteEngine(Path(parts.path[1:]), world, synchronous=synchronous)
+
+
+def _postgres(url: str, world: World) -> Store:
+    store: Store = _extra("postgres", "asyncpg", "PostgreSQL").PostgresEngine(url, world)
+    return store
+
+
+def _rabbitmq(url: str, world: World) -> Transport:
+    transport: Transport = _extra("rabbitmq", "pika", "RabbitMQ").RabbitMQTransport(url, world)
+    return transport
+
+
+def _nats(url: str, world: World) -> Transport:
+    transport: Transport = _extra("nats", "nats", "NATS").NatsTransport(url, world)
+    return transport
+
+
+def _extra(name: str, library: str, product: str) -> ModuleType:
+    """An adapter whose library is not installed unless asked for."""
+    try:
+        return import_module(f"outlast.adapters.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        raise BadUrl(
+            f"{product} was asked for, and its library {library} is not installed. Run: pip install 'outlast[{name}]'"
+        ) from error
+
+
+def _with_store(url: str) -> tuple[str, Callable[[World], Store]]:
+    """The broker's part of the URL, and what opens its store."""
+    found = re.search(r"[?&]store=", url)
+    address, store = (url[: found.start()], url[found.end() :]) if found else (url, "")
+    if "://" not in store:
+        store = unquote(store)
+    scheme = urlsplit(store).scheme
+    if scheme not in _DATABASES:
+        raise BadUrl(
+            f"the engine URL {shown(url)!r} does not say where state is kept, which no broker does. Write the URL of "
+            "a database as its last option: ?store=postgresql://user@host/database, or ?store=sqlite:///file.db."
+        )
+    return address, lambda world: _DATABASES[scheme](store, world)
+
+
+_DATABASES: Mapping[str, Callable[[str, World], Store]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "postgresql": _postgres,
+    "postgres": _postgres,
+}
+_BROKERS: Mapping[str, Callable[[str, World], Transport]] = {
+    "amqp": _rabbitmq,
+    "amqps": _rabbitmq,
+    "nats": _nats,
+    "tls": _nats,
+}

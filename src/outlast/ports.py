@@ -226,6 +226,11 @@ class Engine(Protocol):
     connection_waits: bool
     """The driver's calls are awaited, so a handler that shares the transaction waits within it."""
 
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment, in one sentence; empty when all is well. Nothing is lost by it."""
+        ...
+
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         """Makes sure that the queue exists and gets these topics, and no others. Idempotent; durable at return.
 
@@ -323,6 +328,17 @@ class Store(Engine, Protocol):
         ...
 
 
+class Finding(Value, frozen=True, kw_only=True):
+    """What an examination of an engine found in one respect."""
+
+    what: str
+    is_good: bool
+    seen: str
+    """What it is now."""
+    advice: str = ""
+    """What to do, if it is not good."""
+
+
 class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A packet that a broker has handed over, and of which it waits to hear."""
 
@@ -408,6 +424,10 @@ class Transport(Protocol):
         """How many messages wait in these queues, those included that were handed over."""
         ...
 
+    async def examine(self) -> Sequence[Finding]:
+        """Versions, settings, limits and rights, as far as they matter. Raises `Unavailable`."""
+        ...
+
     async def close(self) -> None:
         """Lets go of everything; what was handed over and not acknowledged goes to others at once."""
         ...
@@ -471,6 +491,10 @@ class DeadLetterStatus(Value, frozen=True, kw_only=True):
 
 class Inspector(Protocol):
     """What operators may ask of an engine, and do. Reads never change anything."""
+
+    async def examine(self) -> Sequence[Finding]:
+        """Versions, settings, limits, rights and clocks, as far as they matter. Raises `Unavailable`."""
+        ...
 
     async def queues(self) -> Sequence[QueueStatus]: ...
 

@@ -121,6 +121,7 @@ class MemoryEngine:
 
     connection_type: type[Any] | None = None
     connection_waits = False
+    trouble = ""
 
     def __init__(self, store: MemoryStore, world: World) -> None:
         self.store = store

@@ -110,6 +110,10 @@ class FaultyEngine:
         self.connection_type = inner.connection_type
         self.connection_waits = inner.connection_waits
 
+    @property
+    def trouble(self) -> str:
+        return self.inner.trouble
+
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         await self.vessel.effect("declare", lambda: self._alone(lambda: self.inner.declare(service, topics)))
 

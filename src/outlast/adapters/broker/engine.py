@@ -10,7 +10,7 @@ from typing import Any
 from outlast.adapters.broker.postman import Postman
 from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray, handed_over
 from outlast.core.recovery import Patience
-from outlast.errors import Misuse
+from outlast.errors import Misuse, Unavailable
 from outlast.ports import (
     RELAY,
     REPLIES,
@@ -18,6 +18,7 @@ from outlast.ports import (
     Arrival,
     Changes,
     Delivery,
+    Finding,
     Receipt,
     SharesConnection,
     Statements,
@@ -139,7 +140,15 @@ class BrokerEngine:
     async def depths(self, services: Sequence[str]) -> Mapping[str, int]:
         """How many messages wait at the broker; those of a broker that cannot be asked are not counted."""
         self.open()
-        return await self.transport.depths(services)
+        try:
+            return await self.transport.depths(services)
+        except Unavailable:  # what the store knows can be looked at all the same
+            return {}
+
+    async def examine(self) -> Sequence[Finding]:
+        """What an examination of the broker finds."""
+        self.open()
+        return await self.transport.examine()
 
     async def close(self) -> None:
         try:

@@ -12,6 +12,7 @@ from outlast.ports import (
     OUTBOX,
     DeadLetterStatus,
     Entry,
+    Finding,
     Inspector,
     InstanceStatus,
     Parcel,
@@ -28,6 +29,9 @@ class BrokerInspector:
     def __init__(self, engine: BrokerEngine, store: Inspector) -> None:
         self.engine = engine
         self.store = store
+
+    async def examine(self) -> Sequence[Finding]:
+        return [*await self.engine.examine(), *await self.store.examine()]
 
     async def queues(self) -> Sequence[QueueStatus]:
         """As the store has them, with what waits at the broker. The outbox is one of them."""

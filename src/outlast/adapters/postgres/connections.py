@@ -121,6 +121,11 @@ class Server:
         self._silent_until = 0.0
         self._failure: Unavailable | None = None
 
+    @property
+    def trouble(self) -> str:
+        """Why the last attempt to connect failed; empty when it did not."""
+        return str(self._failure or "")
+
     async def connect(self, *, plans: bool, **settings: str) -> OwnConnection:
         """A new connection. After a failure the next attempts fail at once until a pause is over."""
         now = asyncio.get_running_loop().time

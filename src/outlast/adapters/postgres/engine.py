@@ -13,11 +13,13 @@ from outlast.adapters.postgres import deaths
 from outlast.adapters.postgres.bell import Errands, Listening
 from outlast.adapters.postgres.callers import IDENTITY, check_schema, session_on
 from outlast.adapters.postgres.connections import OwnConnection, Places, Server, asyncpg
+from outlast.adapters.postgres.inspector import PostgresInspector
 from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.relaying import deliver_due, expire_stashes, return_stashes
 from outlast.adapters.postgres.schema import micros, moment, prepare, read, script, within, written
 from outlast.adapters.postgres.sessions import OwnSession, Session
 from outlast.adapters.postgres.trouble import attempting
+from outlast.adapters.postgres.url import options_of
 from outlast.adapters.postgres.work import PostgresWork
 from outlast.errors import Unavailable
 from outlast.ports import Changes, Delivery, Posted, Receipt, World
@@ -76,27 +78,19 @@ class PostgresEngine:
     connection_type: type[Any] | None = asyncpg.Connection
     connection_waits = True
 
-    def __init__(
-        self,
-        dsn: str,
-        world: World,
-        *,
-        where: str = "the database",
-        schema: str = "outlast",
-        pool: int = 10,
-        synchronous_commit: str = "on",
-    ) -> None:
+    def __init__(self, url: str, world: World) -> None:
+        options = options_of(url)
         self.world = world
-        self.schema = schema
-        self.where = where
+        self.schema = schema = options.schema
+        self.where = where = options.where
         self.posted: Posted | None = None
         """Set where a broker has the queues; see `ports.Store`."""
         self.services: dict[str, int] = {}
         """The services that this process has declared, and the numbers of their queues."""
         self.names = Names(schema)
-        server = Server(dsn, where, synchronous_commit=synchronous_commit, dice=world.dice)
+        server = Server(options.dsn, where, synchronous_commit=options.synchronous_commit, dice=world.dice)
         self._server = server
-        self._turns = Places(lambda: server.connect(plans=True), pool, where=where)
+        self._turns = Places(lambda: server.connect(plans=True), options.pool, where=where)
         self.own = Places(lambda: server.connect(plans=True), OWN_PLACES, where=where)
         token = world.new_id()
         self._listening = Listening(self._connect_ears, schema=schema, token=token, dice=world.dice)
@@ -109,6 +103,15 @@ class PostgresEngine:
         self._is_prepared = False
         self._identity: Sequence[Any] = ()
         self._looked_for_dead_at = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment; empty when all is well."""
+        return self._server.trouble
+
+    def inspector(self) -> PostgresInspector:
+        """What operators use to look into it."""
+        return PostgresInspector(self)
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         session = await self.session()

@@ -31,6 +31,7 @@ class SqliteEngine:
 
     connection_type: type[Any] | None = sqlite3.Connection
     connection_waits = False
+    trouble = ""
 
     def __init__(self, path: Path, world: World, *, synchronous: str = "FULL") -> None:
         self.path = path

@@ -134,15 +134,7 @@ class Server:
             raise Unavailable(str(self._failure))
         connection: OwnConnection | None = None
         try:
-            connection = await asyncpg.connect(
-                self._dsn,
-                connection_class=OwnConnection,
-                timeout=CONNECT_SECONDS,
-                statement_cache_size=512,
-                max_cached_statement_lifetime=0,
-                server_settings={"application_name": "outlast", **self._settings, **settings},
-            )
-            assert connection is not None
+            connection = await self._open(settings)
             if plans:
                 await connection.execute("; ".join(f"SET {name} = {value}" for name, value in PLANS.items()))
         except BaseException as error:
@@ -153,6 +145,28 @@ class Server:
             raise self._failed(error) from error
         self._pause, self._failure = 0.0, None
         return connection
+
+    async def _open(self, settings: Mapping[str, str]) -> OwnConnection:
+        opening: asyncio.Task[OwnConnection] = asyncio.get_running_loop().create_task(
+            asyncpg.connect(
+                self._dsn,
+                connection_class=OwnConnection,
+                timeout=CONNECT_SECONDS,
+                statement_cache_size=512,
+                max_cached_statement_lifetime=0,
+                server_settings={"application_name": "outlast", **self._settings, **settings},
+            )
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Half a connection cannot be closed without a complaint of the driver, so it is let become a whole one.
+            await asyncio.wait([opening], timeout=1)
+            opening.cancel()
+            for opened in await asyncio.gather(opening, return_exceptions=True):
+                if isinstance(opened, OwnConnection):
+                    opened.terminate()
+            raise
 
     def _failed(self, error: Exception) -> OutlastError:
         """What to raise; from now on there is a pause, longer after each failure."""

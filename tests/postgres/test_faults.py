@@ -232,7 +232,8 @@ async def test_a_message_is_found_when_nobody_is_told_of_it(postgres_database: s
         assert await booked(seen) == [1]
 
         async def is_known() -> bool:
-            return all([queue.workers == 1 for queue in await inspector_of(system.engine).queues()])
+            queues = await inspector_of(system.engine).queues()
+            return all(queue.workers == 1 for queue in queues)
 
         await eventually(is_known)
 

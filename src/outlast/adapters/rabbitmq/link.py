@@ -34,7 +34,7 @@ class Pause:
         if self._since and asyncio.get_running_loop().time() - self._since > STEADY_SECONDS:
             self._failures = 0
         self._since = 0.0
-        longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 4**self._failures)
+        longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 4.0**self._failures)
         self._failures = min(self._failures + 1, 10)
         return longest * (0.5 + self._world.dice())
 

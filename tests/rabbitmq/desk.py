@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pika
-from servers.rabbitmq import RabbitMQ
 
 from outlast.adapters.rabbitmq import RabbitMQTransport
 from outlast.adapters.system import SystemWorld
@@ -76,14 +74,14 @@ async def until(condition: Callable[[], object], what: object = "it", *, seconds
             while not condition():
                 await asyncio.sleep(0.02)
     except TimeoutError:
+        what = what() if callable(what) else what
         raise AssertionError(f"did not come true in {seconds:g} s: {what}") from None
 
 
-async def consumers(server: RabbitMQ, url: str, queue: str) -> int:
-    """How many consumers the broker shows for a queue."""
-    vhost = unquote(urlsplit(url).path[1:])
-    listed = await asyncio.to_thread(server.control, "-p", vhost, "list_queues", "name", "consumers", "--silent")
-    return next((int(line.split("\t")[1]) for line in listed.splitlines() if line.split("\t")[0] == queue), -1)
+async def consumers(url: str, queue: str) -> int:
+    """How many consumers the broker counts for a queue."""
+    async with foreign(url) as channel:
+        return int(channel.queue_declare(queue, passive=True).method.consumer_count)
 
 
 @asynccontextmanager

@@ -35,8 +35,7 @@ class RabbitMQTransport:
 
     @property
     def trouble(self) -> str:
-        troubles = [self._outbound.trouble, self._inbound.trouble]
-        return "; ".join(dict.fromkeys(trouble for trouble in troubles if trouble))
+        return self._outbound.trouble or self._inbound.trouble
 
     def open(self, receiver: Receiver) -> None:
         self._inbound.receiver = receiver

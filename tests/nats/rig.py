@@ -49,7 +49,7 @@ class Remembered:
         return self.arrivals.pop(service, [])
 
 
-async def until(condition: Callable[[], bool], what: str, *, seconds: float = WAIT_SECONDS) -> None:
+async def until(condition: Callable[[], object], what: str, *, seconds: float = WAIT_SECONDS) -> None:
     """Waits for a condition, and says what did not become true."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

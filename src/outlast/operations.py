@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from outlast.engines import inspector_of, open_engine
 from outlast.errors import NotFound, Unavailable
-from outlast.ports import DeadLetterStatus, Inspector, Parcel, QueueStatus, World
+from outlast.ports import OUTBOX, DeadLetterStatus, Finding, Inspector, Parcel, QueueStatus, World
 from outlast.views import (
     Failure,
     FailureDetail,
@@ -57,6 +57,10 @@ class Operations:
             workflows=list(await self.inspector.workflows()),
             problems=[problem for queue in queues for problem in _problems(queue)],
         )
+
+    async def examine(self) -> list[Finding]:
+        """Versions, settings, limits, rights and clocks of the engine."""
+        return list(await self.inspector.examine())
 
     async def instances(
         self, *, key: str = "", workflow: str = "", done: bool | None = None, limit: int = 50
@@ -204,6 +208,11 @@ async def open_operations(url: str | None) -> AsyncGenerator[Operations]:
 def _problems(queue: QueueStatus) -> list[str]:
     found: list[str] = []
     on_the_way = queue.waiting + queue.claimed
+    if queue.service == OUTBOX:
+        # What is claimed is being taken to the broker now.
+        return (
+            [f"{_counted(queue.waiting, 'transaction')} in the outbox, not at the broker yet"] if queue.waiting else []
+        )
     if not queue.workers and (on_the_way or queue.dated):
         waiting = _counted(on_the_way, "message") if on_the_way else _counted(queue.dated, "dated message")
         verb = "waits" if waiting.startswith("1 ") else "wait"

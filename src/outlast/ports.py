@@ -36,6 +36,12 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     """How often it was handed over before without an end: claimed, and then neither handled nor released."""
 
 
+def by_keeper(deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+    """The deliveries that the database keeps, and those that a broker keeps."""
+    brought = [d for d in deliveries if isinstance(d.receipt, str)]
+    return ([d for d in deliveries if not isinstance(d.receipt, str)] if brought else list(deliveries)), brought
+
+
 class Parcel(msgspec.Struct, frozen=True, gc=False):
     """A packet with an address: a service's queue, or the topic of an event, or a waiting request."""
 
@@ -220,6 +226,11 @@ class Engine(Protocol):
     connection_waits: bool
     """The driver's calls are awaited, so a handler that shares the transaction waits within it."""
 
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment, in one sentence; empty when all is well. Nothing is lost by it."""
+        ...
+
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         """Makes sure that the queue exists and gets these topics, and no others. Idempotent; durable at return.
 
@@ -236,8 +247,8 @@ class Engine(Protocol):
         """A transaction. Waits its turn; raises `Unavailable` when none is to be had in time."""
         ...
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Tells a broker that the turn is committed. Nothing to do where queue and state are one."""
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        """Tells a broker that these were handled by a committed turn. Nothing to do where queue and state are one."""
         ...
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
@@ -302,6 +313,17 @@ class Store(Engine, Protocol):
     async def tries(self, service: str, ids: Sequence[str]) -> Mapping[str, int]:
         """How often these messages were claimed as suspects, those that were."""
         ...
+
+
+class Finding(Value, frozen=True, kw_only=True):
+    """What an examination of an engine found in one respect."""
+
+    what: str
+    is_good: bool
+    seen: str
+    """What it is now."""
+    advice: str = ""
+    """What to do, if it is not good."""
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -389,6 +411,10 @@ class Transport(Protocol):
         """How many messages wait in these queues, those included that were handed over."""
         ...
 
+    async def examine(self) -> Sequence[Finding]:
+        """Versions, settings, limits and rights, as far as they matter. Raises `Unavailable`."""
+        ...
+
     async def close(self) -> None:
         """Lets go of everything; what was handed over and not acknowledged goes to others at once."""
         ...
@@ -452,6 +478,10 @@ class DeadLetterStatus(Value, frozen=True, kw_only=True):
 
 class Inspector(Protocol):
     """What operators may ask of an engine, and do. Reads never change anything."""
+
+    async def examine(self) -> Sequence[Finding]:
+        """Versions, settings, limits, rights and clocks, as far as they matter. Raises `Unavailable`."""
+        ...
 
     async def queues(self) -> Sequence[QueueStatus]: ...
 

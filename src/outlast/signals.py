@@ -62,12 +62,24 @@ class Interrupted:
 
 
 @dataclass(frozen=True, slots=True)
+class Troubled:
+    """A part of the engine does not work; what it should do waits, and nothing is lost."""
+
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """All parts of the engine work again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     service: str
     released: int
 
 
-Signal = Started | Turned | Retrying | GaveUp | Overruled | Interrupted | Stopped
+Signal = Started | Turned | Retrying | GaveUp | Overruled | Interrupted | Troubled | Recovered | Stopped
 Observer = Callable[[Signal], None]
 
 

@@ -19,7 +19,7 @@ from outlast.runtime.flight import Flight
 from outlast.runtime.host import Host, Letter
 from outlast.runtime.service import Service
 from outlast.runtime.turn import turn
-from outlast.signals import Interrupted, Observer, Signal, Started, Stopped, unobserved
+from outlast.signals import Interrupted, Observer, Recovered, Signal, Started, Stopped, Troubled, unobserved
 
 BATCH = 256
 CONCURRENCY = 100
@@ -291,6 +291,11 @@ class Worker:
             if self._owns_engine and self.engine is not None:
                 await self.engine.close()
 
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment, for a health check; empty when all is well."""
+        return self.engine.trouble if self.engine is not None else "the worker is not running"
+
     def hurry(self) -> None:
         """Makes a stop that is under way end at once: what runs is cancelled and given back."""
         for station in self.stations:
@@ -321,9 +326,13 @@ async def relay(engine: Engine, world: World, observe: Observer, poll: timedelta
     """Moves due letters into their queues, for ever: timers, retries, delayed messages."""
     wake = asyncio.Event()
     engine.listen(RELAY, wake.set)
+    is_troubled = False
     while True:
         wake.clear()
         rest = poll
+        if bool(engine.trouble) != is_troubled:
+            is_troubled = not is_troubled
+            observe(Troubled(engine.trouble) if is_troubled else Recovered())
         try:
             due = await engine.relay(world.now(), limit=1000)
             if due is not None:

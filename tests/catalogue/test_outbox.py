@@ -173,12 +173,12 @@ async def test_an_error_right_after_the_commit_takes_nothing_back(url: str) -> N
     async with running(url, shop, listener(heard)) as system:
         original, failures = system.engine.acknowledge, 0
 
-        async def fails(deliveries: Any) -> None:
+        async def fails(service: str, deliveries: Any) -> None:
             nonlocal failures
             failures += 1
             if failures % 2:
                 raise ConnectionError("just after the commit")
-            await original(deliveries)
+            await original(service, deliveries)
 
         system.engine.acknowledge = fails  # type: ignore[method-assign]
         await system.client.send_all(*[Job(number=number) for number in range(10)])

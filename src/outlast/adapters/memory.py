@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from outlast.core.recovery import Patience
 from outlast.errors import Conflict
 from outlast.ports import (
+    OUTBOX,
+    OUTBOX_LEASE,
     RELAY,
     REPLIES,
     Address,
@@ -25,11 +29,14 @@ from outlast.ports import (
     Delivery,
     Entry,
     Parcel,
+    Posted,
     Receipt,
     Saved,
     Stash,
     Stored,
     World,
+    by_keeper,
+    pack,
 )
 
 SUSPECTS = 256
@@ -72,6 +79,9 @@ class MemoryStore:
     entries: list[Entry] = field(default_factory=list[Entry])
     replies: dict[str, tuple[datetime, bytes]] = field(default_factory=dict[str, Any])
     sent_ids: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    inbox: dict[tuple[str, str], datetime] = field(default_factory=dict[Any, datetime])
+    """Service and id of the messages of a broker that were handled."""
+    tries: dict[tuple[str, str], int] = field(default_factory=dict[Any, int])
     engines: list[MemoryEngine] = field(default_factory=list[Any])
     forgotten: int = 0
     """How many entries of history were cleaned away; numbers go on where they were."""
@@ -80,10 +90,11 @@ class MemoryStore:
     rung: set[str] = field(default_factory=set[str])
     """Whom the next `wake` concerns: services, the relay, clients."""
 
-    def enqueue(self, queue: str, packet: bytes) -> None:
+    def enqueue(self, queue: str, packet: bytes) -> int:
         self.rung.add(queue)
         self.last_receipt += 1
         self.queues.setdefault(queue, {})[self.last_receipt] = Row(packet)
+        return self.last_receipt
 
     def deliver(self, parcel: Parcel, now: datetime) -> None:
         """Puts a parcel where it belongs, now."""
@@ -110,12 +121,15 @@ class MemoryEngine:
 
     connection_type: type[Any] | None = None
     connection_waits = False
+    trouble = ""
 
     def __init__(self, store: MemoryStore, world: World) -> None:
         self.store = store
         self.world = world
         self.services: set[str] = set()
         self.is_alive = True
+        self.posted: Posted | None = None
+        """Set where a broker has the queues; see `Store`."""
         self.listeners: list[tuple[str, Callable[[], None]]] = []
         store.engines.append(self)
 
@@ -134,6 +148,12 @@ class MemoryEngine:
             if row.owner is not None and not row.owner.is_alive:
                 row.owner = row.claimed_until = None
 
+    async def topics(self, service: str) -> Sequence[str]:
+        return list(self.store.topics.get(service, ()))
+
+    async def tries(self, service: str, ids: Sequence[str]) -> Mapping[str, int]:
+        return {id: self.store.tries[service, id] for id in ids if (service, id) in self.store.tries}
+
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
         now = self.world.now()
         found: list[Delivery] = []
@@ -147,15 +167,14 @@ class MemoryEngine:
     async def begin(self, service: str) -> MemoryWork:
         return MemoryWork(self, service)
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
         pass
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
         store = self.store
         due = bisect.bisect_right(store.dated, now, key=lambda letter: letter[0])
         moved, store.dated[:due] = store.dated[: min(due, limit)], store.dated[min(due, limit) : due]
-        for _, _, parcel in moved:
-            store.deliver(parcel, now)
+        self.post([parcel for _, _, parcel in moved], now)
         expired = [stash for stash in store.stashes if stash.until <= now]
         store.stashes = [stash for stash in store.stashes if stash.until > now]
         for stash in expired:
@@ -163,6 +182,19 @@ class MemoryEngine:
         store.wake()
         nexts = [letter[0] for letter in store.dated[:1]] + [stash.until for stash in store.stashes]
         return min(nexts, default=None)
+
+    def post(self, parcels: Sequence[Parcel], now: datetime) -> None:
+        """Puts parcels where they belong, now: into the outbox, if a broker has the queues."""
+        store = self.store
+        if self.posted is None:
+            for parcel in parcels:
+                store.deliver(parcel, now)
+        elif parcels:
+            packet = pack([p if p.id else msgspec.structs.replace(p, id=self.world.new_id()) for p in parcels])
+            receipt = store.enqueue(OUTBOX, packet)
+            row = store.queues[OUTBOX][receipt]
+            row.count, row.claimed_until, row.owner = 1, now + OUTBOX_LEASE, self
+            self.posted(Delivery(receipt, packet, 1))
 
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self.listeners.append((name, notify))
@@ -189,11 +221,14 @@ class MemoryWork:
     def __init__(self, engine: MemoryEngine, service: str) -> None:
         self.engine = engine
         self.service = service
+        self.unstashed: list[Parcel] = []
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
         return {d.receipt for d in deliveries if self._is_ours(d)}
 
     def _is_ours(self, delivery: Delivery) -> bool:
+        if isinstance(delivery.receipt, str):
+            return (self.service, delivery.receipt) not in self.engine.store.inbox
         row = self.engine.store.queues.get(self.service, {}).get(int(delivery.receipt))
         return row is not None and row.count == delivery.count
 
@@ -231,23 +266,10 @@ class MemoryWork:
 
     def _apply(self, changes: Changes) -> None:
         store, now = self.engine.store, self.engine.world.now()
-        queue = store.queues.get(self.service, {})
-        for delivery in changes.handled:
-            queue.pop(int(delivery.receipt), None)
-        for delivery in changes.claimed:
-            row = queue[int(delivery.receipt)]
-            row.count, row.claimed_until, row.owner = row.count + 1, changes.claimed_until, self.engine
-        for delivery in changes.renewed:
-            if self._is_ours(delivery):
-                queue[int(delivery.receipt)].claimed_until = changes.claimed_until
-        for delivery in changes.released:
-            if self._is_ours(delivery):
-                row = queue[int(delivery.receipt)]
-                row.count, row.claimed_until, row.owner = row.count - 1, None, None
-                store.rung.add(self.service)
+        self._settle(changes, now)
         for saved in changes.saved:
             self._save(saved, now)
-        self._send(changes.parcels, now)
+        self._send([*self.unstashed, *changes.parcels], now)
         gone = {letter.id for letter in changes.withdrawn}
         if gone:
             store.dated = [letter for letter in store.dated if letter[1] not in gone]
@@ -258,6 +280,31 @@ class MemoryWork:
         store.entries += changes.history
         store.wake()
 
+    def _settle(self, changes: Changes, now: datetime) -> None:
+        store, queue = self.engine.store, self.engine.store.queues.get(self.service, {})
+        handled, brought = by_keeper(changes.handled)
+        claimed, suspects = by_keeper(changes.claimed)
+        for delivery in handled:
+            queue.pop(int(delivery.receipt), None)
+        for delivery in claimed:
+            row = queue[int(delivery.receipt)]
+            row.count, row.claimed_until, row.owner = row.count + 1, changes.claimed_until, self.engine
+        for delivery in by_keeper(changes.renewed)[0]:
+            if self._is_ours(delivery):
+                queue[int(delivery.receipt)].claimed_until = changes.claimed_until
+        for delivery in by_keeper(changes.released)[0]:
+            if self._is_ours(delivery):
+                row = queue[int(delivery.receipt)]
+                row.count, row.claimed_until, row.owner = row.count - 1, None, None
+                store.rung.add(self.service)
+        for delivery in brought:
+            store.inbox[self.service, str(delivery.receipt)] = now
+            store.tries.pop((self.service, str(delivery.receipt)), None)
+        for delivery in suspects:
+            if delivery.count:
+                key = (self.service, str(delivery.receipt))
+                store.tries[key] = store.tries.get(key, 0) + 1
+
     def _save(self, saved: Saved, now: datetime) -> None:
         store = self.engine.store
         row = store.instances.get(saved.address)
@@ -266,10 +313,11 @@ class MemoryWork:
         if row is None:
             for stash in [stash for stash in store.stashes if stash.address == saved.address]:
                 store.stashes.remove(stash)
-                store.enqueue(saved.address.service, stash.packet)
+                self.unstashed.append(Parcel("", stash.packet, queue=saved.address.service))
 
     def _send(self, parcels: Sequence[Parcel], now: datetime) -> None:
         store = self.engine.store
+        at_once: list[Parcel] = []
         for parcel in parcels:
             if parcel.once:
                 if parcel.id in store.sent_ids:
@@ -279,7 +327,8 @@ class MemoryWork:
                 bisect.insort(store.dated, (parcel.due, parcel.id, parcel), key=lambda letter: letter[:2])
                 store.rung.add(RELAY)
             else:
-                store.deliver(parcel, now)
+                at_once.append(parcel)
+        self.engine.post(at_once, now)
 
 
 def expired_stash(stash: Stash, now: datetime, id: str) -> DeadLetter:

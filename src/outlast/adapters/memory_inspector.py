@@ -7,26 +7,30 @@ from datetime import datetime
 
 import msgspec
 
-from outlast.adapters.memory import MemoryStore
+from outlast.adapters.memory import MemoryEngine
 from outlast.core.naming import sent_at
 from outlast.ports import (
     DeadLetterStatus,
     Entry,
+    Finding,
     InstanceStatus,
     Parcel,
     QueueStatus,
     Unhandled,
     WorkflowStatus,
-    World,
 )
 
 
 class MemoryInspector:
-    """What operators may ask of a `MemoryStore`."""
+    """What operators may ask of a `MemoryStore`, by one of its engines."""
 
-    def __init__(self, store: MemoryStore, world: World) -> None:
-        self.store = store
-        self.world = world
+    def __init__(self, engine: MemoryEngine) -> None:
+        self.engine = engine
+        self.store = engine.store
+        self.world = engine.world
+
+    async def examine(self) -> Sequence[Finding]:
+        return [Finding(what="durability", is_good=True, seen="none: everything is forgotten with this process")]
 
     async def queues(self) -> Sequence[QueueStatus]:
         store, now = self.store, self.world.now()
@@ -113,7 +117,7 @@ class MemoryInspector:
                 self.store.dead[index] = DeadLetterStatus(letter=item.letter, status=status)
                 settled += 1
                 if (parcel := parcels[item.letter.id]) is not None:
-                    self.store.deliver(parcel, self.world.now())
+                    self.engine.post([parcel], self.world.now())
         self.store.wake()
         return settled
 
@@ -135,4 +139,6 @@ class MemoryInspector:
         requests = [request for request, (at, _) in store.replies.items() if at <= history_until][:limit]
         for request in requests:
             del store.replies[request]
+        for key in [key for key, at in store.inbox.items() if at <= history_until]:
+            del store.inbox[key]
         return len(old) + len(entries) + len(ids) + len(requests)

@@ -12,6 +12,7 @@ COMMANDS = {
     "failures": ("failures", "Look at dead letters, send them again, or put them away."),
     "graph": ("flow", "Draw the message flow as Mermaid text."),
     "check": ("flow", "Look for messages without a receiver before anything runs."),
+    "doctor": ("doctor", "Examine the engine: versions, settings, limits, rights, clocks."),
     "demo": ("demo", "Run the example shop through failures and show that nothing is lost."),
 }
 

@@ -17,7 +17,18 @@ from outlast.cli.loading import load_services
 from outlast.cli.output import instant, say
 from outlast.cli.settings import Given, apps_of, options, url_of
 from outlast.cli.supervisor import SUPERVISOR, Supervisor
-from outlast.signals import GaveUp, Interrupted, Overruled, Retrying, Signal, Started, Stopped, Turned
+from outlast.signals import (
+    GaveUp,
+    Interrupted,
+    Overruled,
+    Recovered,
+    Retrying,
+    Signal,
+    Started,
+    Stopped,
+    Troubled,
+    Turned,
+)
 from outlast.worker import CONCURRENCY, GRACE, Worker, run
 
 
@@ -96,6 +107,10 @@ def remarks(signal: Signal) -> None:
             text = f"{service}: {type} {id} is a dead letter now: {reason}"
         case Interrupted(service, error):
             text = f"{service}: interrupted, and going on as soon as possible: {error}"
+        case Troubled(trouble):
+            text = f"trouble: {trouble}"
+        case Recovered():
+            text = "the trouble is over"
         case Stopped(service, released):
             text = f"{service}: stopped" + (f", messages given back: {released}" if released else "")
         case Started() | Turned() | Overruled():

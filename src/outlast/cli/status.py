@@ -9,7 +9,7 @@ from outlast.cli.errors import DONE, PROBLEMS
 from outlast.cli.output import next_steps, print_json, print_table, span
 from outlast.cli.settings import Given, options
 from outlast.operations import Operations
-from outlast.ports import QueueStatus
+from outlast.ports import OUTBOX, QueueStatus
 from outlast.views import Status
 
 
@@ -50,7 +50,7 @@ def _print(status: Status, quiet: bool) -> None:
 def _row(queue: QueueStatus, status: Status) -> list[object]:
     return [
         queue.service,
-        "up" if queue.workers else "down",
+        "" if queue.service == OUTBOX else "up" if queue.workers else "down",
         queue.workers,
         queue.waiting,
         span(status.at - queue.oldest) if queue.oldest is not None else "",

@@ -68,7 +68,8 @@ async def _turn(host: Host, letters: Sequence[Letter], start: Start) -> None:
         break
     start([_as_claimed(letter) for letter in batch.claimed])
     try:
-        await host.engine.acknowledge([letter.delivery for letter in letters])
+        stale = [letter.delivery for letter in letters if letter.delivery.receipt not in fresh]
+        await host.engine.acknowledge(host.name, [*changes.handled, *stale])
     except Exception as error:  # it is committed all the same: what comes again, `first_sight` recognises
         host.observe(Interrupted(host.name, error))
     for signal in batch.signals:

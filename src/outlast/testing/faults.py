@@ -110,6 +110,10 @@ class FaultyEngine:
         self.connection_type = inner.connection_type
         self.connection_waits = inner.connection_waits
 
+    @property
+    def trouble(self) -> str:
+        return self.inner.trouble
+
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         await self.vessel.effect("declare", lambda: self._alone(lambda: self.inner.declare(service, topics)))
 
@@ -133,8 +137,8 @@ class FaultyEngine:
                 await work.rollback()
             raise
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        await self.vessel.effect("acknowledge", lambda: self.inner.acknowledge(deliveries))
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        await self.vessel.effect("acknowledge", lambda: self.inner.acknowledge(service, deliveries))
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
         return await self.vessel.effect("relay", lambda: self._alone(lambda: self.inner.relay(now, limit)))

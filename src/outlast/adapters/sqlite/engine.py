@@ -7,20 +7,21 @@ import os
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from outlast.adapters.sqlite.bell import Bell
 from outlast.adapters.sqlite.claimant import Claimant, handled_by_dead, note_of
+from outlast.adapters.sqlite.inbox import Inbox
 from outlast.adapters.sqlite.queues import Queue
 from outlast.adapters.sqlite.schema import BEGIN, SharedConnection, connect, micros, moment, plainly
 from outlast.adapters.sqlite.tables import Tables
 from outlast.adapters.sqlite.work import SqliteWork
 from outlast.core.recovery import Patience
 from outlast.errors import Misuse
-from outlast.ports import RELAY, REPLIES, Changes, Delivery, World
+from outlast.ports import RELAY, REPLIES, Changes, Delivery, Posted, World
 
 LOCK_WAIT_SECONDS = 10.0
 
@@ -30,6 +31,7 @@ class SqliteEngine:
 
     connection_type: type[Any] | None = sqlite3.Connection
     connection_waits = False
+    trouble = ""
 
     def __init__(self, path: Path, world: World, *, synchronous: str = "FULL") -> None:
         self.path = path
@@ -40,6 +42,8 @@ class SqliteEngine:
         self.lock = asyncio.Lock()
         self.services: dict[str, Claimant] = {}
         """The services that this process has declared, and under which number each claims deliveries."""
+        self.posted: Posted | None = None
+        """Set where a broker has the queues; see `ports.Store`."""
         self._listeners: dict[str, list[Callable[[], None]]] = defaultdict(list)
         self._tables = Tables(path)
 
@@ -134,6 +138,7 @@ class SqliteEngine:
             claimant=self.services.get(service),
             ended=self.lock.release,
             ring=self.bell.ring,
+            posted=self.posted,
         )
 
     async def _begin_immediate(self, connection: sqlite3.Connection) -> None:
@@ -160,7 +165,17 @@ class SqliteEngine:
             else:
                 await asyncio.sleep(0.001)
 
-    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+    async def topics(self, service: str) -> Sequence[str]:
+        rows = self.connection.execute(
+            "SELECT topic FROM outlast_topics JOIN outlast_queues ON outlast_queues.id = queue WHERE name = ?",
+            (service,),
+        )
+        return [topic for (topic,) in rows]
+
+    async def tries(self, service: str, ids: Sequence[str]) -> Mapping[str, int]:
+        return Inbox(self._tables.queue(service, self.connection), self.connection).tries(ids)
+
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
         pass
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:

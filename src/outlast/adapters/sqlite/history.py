@@ -43,10 +43,12 @@ def write(connection: sqlite3.Connection, queue: int, entries: Sequence[Entry]) 
     marks = [checksum(e.conversation.encode()) for e in entries]
     marks += [checksum(e.key.encode()) for e in entries if e.key]
     lines = [
-        (e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, e.packet if e.receipt is None else None)
+        (e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, None)
+        if isinstance(e.receipt, int)
+        else (e.conversation, e.outcome, e.workflow, e.key, e.note, None, e.packet)
         for e in entries
     ]
-    oldest = min([int(e.receipt) for e in entries if e.receipt is not None], default=0)
+    oldest = min([e.receipt for e in entries if isinstance(e.receipt, int)], default=0)
     connection.execute(
         "INSERT INTO outlast_history (queue, oldest, at, marks, entries) VALUES (?, ?, ?, ?, ?)",
         (queue, oldest, micros(entries[-1].at), struct.pack(f"<{len(marks)}I", *marks), _encode(lines)),

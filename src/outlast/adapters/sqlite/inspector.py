@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -19,6 +20,7 @@ from outlast.ports import (
     DeadLetter,
     DeadLetterStatus,
     Entry,
+    Finding,
     InstanceStatus,
     Parcel,
     QueueStatus,
@@ -29,11 +31,42 @@ from outlast.ports import (
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
 
+OLDEST = (3, 37)
+"""The first SQLite with STRICT tables."""
+ROOM = 256 << 20
+"""Free bytes below which an examination warns."""
+
+
 class SqliteInspector:
     """Reads with the engine's connection, and writes in transactions of its own."""
 
     def __init__(self, engine: SqliteEngine) -> None:
         self.engine = engine
+
+    async def examine(self) -> Sequence[Finding]:
+        path, execute = self.engine.path, self.engine.connection.execute
+        [[version], [mode]] = execute("SELECT sqlite_version() UNION ALL SELECT journal_mode FROM pragma_journal_mode")
+        free = shutil.disk_usage(path.parent).free
+        return [
+            Finding(
+                what="SQLite",
+                is_good=tuple(map(int, version.split("."))) >= OLDEST,
+                seen=version,
+                advice="Update Python or its SQLite: 3.37 is the oldest that has what the tables need.",
+            ),
+            Finding(
+                what="journal",
+                is_good=mode == "wal",
+                seen=mode,
+                advice="The file cannot be in WAL mode, which network disks do not bear. Put it on a local disk.",
+            ),
+            Finding(
+                what="disk",
+                is_good=free >= ROOM,
+                seen=f"{free >> 20} MiB are free at {path.parent.absolute()}",
+                advice="Make room: on a full disk nothing is lost, and nothing goes on.",
+            ),
+        ]
 
     async def queues(self) -> Sequence[QueueStatus]:
         execute, now = self.engine.connection.execute, micros(self.engine.world.now())
@@ -192,13 +225,14 @@ class SqliteInspector:
             removed = forget(self.engine.connection, stamp, old, limit)
             removed += sum(
                 execute(
-                    f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)",
+                    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)",
                     (bound, limit),
                 ).rowcount
                 for table, key, condition, bound in (
                     ("outlast_instances", "id", "keep_until <= ?", stamp),
                     ("outlast_replies", "request", "at <= ?", old),
                     ("outlast_sent", "id", "at <= ?", old),
+                    ("outlast_inbox", "queue, id", "at <= ?", old),
                 )
             )
             await work.commit(Changes())

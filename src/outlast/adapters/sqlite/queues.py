@@ -34,6 +34,11 @@ class Queue:
             f"INSERT INTO {self.log} (packet) VALUES (?)", [(packet,) for packet in packets[whole:]]
         )
 
+    def last(self) -> int:
+        """The id of the message that was appended last."""
+        id: int = self.connection.execute(f"SELECT max(id) FROM {self.log}").fetchone()[0]
+        return id
+
     def waiting(self, now: int, limit: int) -> list[tuple[int, bytes, int]]:
         """Id, packet and count of what can be handed over, oldest first."""
         # The view says the same, but SQLite would sort all of it: that is, read the whole backlog.

@@ -109,6 +109,21 @@ MIGRATIONS: Sequence[str] = (
     """
     CREATE INDEX outlast_history_oldest ON outlast_history (queue, oldest) WHERE oldest > 0;
     """,
+    """
+    CREATE TABLE outlast_inbox (             -- messages of a broker that a turn has handled
+        queue INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (queue, id)
+    ) WITHOUT ROWID;
+    CREATE INDEX outlast_inbox_at ON outlast_inbox (at);
+    CREATE TABLE outlast_tries (             -- how often those were tried that may have killed a process
+        queue INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (queue, id)
+    ) WITHOUT ROWID;
+    """,
 )
 
 QUEUE = """

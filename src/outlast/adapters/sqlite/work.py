@@ -6,13 +6,14 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from outlast.adapters.sqlite import history
 from outlast.adapters.sqlite.claimant import Claimant
+from outlast.adapters.sqlite.inbox import Inbox
 from outlast.adapters.sqlite.queues import Queue
 from outlast.adapters.sqlite.schema import (
     COMMIT,
@@ -27,6 +28,8 @@ from outlast.adapters.sqlite.schema import (
 from outlast.adapters.sqlite.tables import Tables
 from outlast.errors import BadHandler, Conflict, Misuse
 from outlast.ports import (
+    OUTBOX,
+    OUTBOX_LEASE,
     RELAY,
     REPLIES,
     Address,
@@ -34,11 +37,14 @@ from outlast.ports import (
     DeadLetter,
     Delivery,
     Parcel,
+    Posted,
     Receipt,
     Saved,
     Stash,
     Stored,
     World,
+    by_keeper,
+    pack,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -84,6 +90,7 @@ class SqliteWork:
         claimant: Claimant | None,
         ended: Callable[[], None],
         ring: Callable[[set[str]], None],
+        posted: Posted | None = None,
     ) -> None:
         self.connection = connection
         self.tables = tables
@@ -93,17 +100,21 @@ class SqliteWork:
         self.now = micros(world.now())
         self._ended = ended
         self._ring = ring
+        self._posted = posted
+        self._for_broker: list[Parcel] = []
         self._is_open = True
         self._rung: set[str] = set()
         self._rows: dict[Address, int] = {}
         self._workflows: dict[tuple[str, str], int] = {}
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
-        if self._claimant is not None and deliveries:
-            ids = [int(delivery.receipt) for delivery in deliveries]
+        own, brought = by_keeper(deliveries)
+        if self._claimant is not None and own:
+            ids = [int(delivery.receipt) for delivery in own]
             self._claimant.handles(min(ids), max(ids))
         try:
-            return self._queue(self.service).ours(deliveries)
+            unseen = self._inbox().unseen([str(delivery.receipt) for delivery in brought]) if brought else set[str]()
+            return self._queue(self.service).ours(own) | unseen
         except sqlite3.OperationalError as error:
             raise self.tables.unavailable("reading", error) from error
 
@@ -162,6 +173,7 @@ class SqliteWork:
                 )
             with plainly(self.connection):
                 self._write(changes)
+                row = self._write_outbox() if self._for_broker else None
             self.connection.execute(COMMIT)
         except sqlite3.OperationalError as error:
             await self.rollback()
@@ -171,6 +183,8 @@ class SqliteWork:
             raise
         self._end()
         self._ring(self._rung)
+        if self._posted is not None and row is not None:
+            self._posted(row)
 
     async def rollback(self) -> None:
         if self._is_open:
@@ -210,14 +224,32 @@ class SqliteWork:
         queue = self._queue(self.service)
         until = micros(changes.claimed_until) if changes.claimed_until is not None else None
         owner = self._claimant.number if self._claimant is not None else None
-        queue.settle(changes.handled, changes.claimed, until, owner)
-        queue.renew(changes.renewed, until)
-        if changes.released:
-            queue.release(changes.released)
+        handled, brought = by_keeper(changes.handled)
+        claimed, suspects = by_keeper(changes.claimed)
+        queue.settle(handled, claimed, until, owner)
+        queue.renew(by_keeper(changes.renewed)[0], until)
+        released = by_keeper(changes.released)[0]
+        if released:
+            queue.release(released)
             self._rung.add(self.service)
+        if brought or suspects:
+            self._inbox().note(brought, self.now)
+            self._inbox().count(suspects)
 
     def _queue(self, service: str) -> Queue:
         return Queue(self.tables.queue(service, self.connection), self.connection)
+
+    def _inbox(self) -> Inbox:
+        return Inbox(self.tables.queue(self.service, self.connection), self.connection)
+
+    def _write_outbox(self) -> Delivery:
+        """One row for all that goes to the broker, claimed for this process from the beginning."""
+        queue = self._queue(OUTBOX)
+        packet = pack(self._for_broker)
+        queue.append([packet])
+        row = queue.last()
+        queue.settle([], [Delivery(row, packet)], self.now + OUTBOX_LEASE // timedelta(microseconds=1), None)
+        return Delivery(row, packet, 1)
 
     def _save(self, saved: Sequence[Saved]) -> None:
         begun = [s for s in saved if s.version == 0]
@@ -293,19 +325,33 @@ class SqliteWork:
                 "DELETE FROM outlast_stash WHERE key = ? AND workflow = ? RETURNING id, packet",
                 (saved.address.key, self._workflow(saved.address)),
             )
-            self._enqueue(saved.address.service, [packet for _, packet in sorted(rows)])
+            queue, new_id = saved.address.service, self.world.new_id
+            self._deliver([Parcel(new_id(), packet, queue=queue) for _, packet in sorted(rows)])
 
     def post(self, parcels: Sequence[Parcel]) -> None:
         """Puts parcels where they belong: queues, the dated ones, waiting requests."""
-        by_queue: dict[str, list[bytes]] = defaultdict(list)
-        subscribers: dict[str, list[str]] | None = None
+        at_once: list[Parcel] = []
         dated: list[tuple[int, str, str, str, bytes]] = []
         for parcel in parcels:
             if parcel.once and not self._is_new(parcel.id):
                 continue
             if parcel.due is not None and (due := micros(parcel.due)) > self.now:
                 dated.append((due, parcel.id, parcel.queue, parcel.topic, parcel.packet))
-                continue
+            else:
+                at_once.append(parcel)
+        self._deliver(at_once)
+        if dated:
+            self.connection.executemany("INSERT OR REPLACE INTO outlast_dated VALUES (?, ?, ?, ?, ?)", dated)
+            self._rung.add(RELAY)
+
+    def _deliver(self, parcels: Sequence[Parcel]) -> None:
+        """Puts parcels without dates where they belong: into the outbox, if a broker has the queues."""
+        if self._posted is not None:
+            self._for_broker += [p if p.id else msgspec.structs.replace(p, id=self.world.new_id()) for p in parcels]
+            return
+        by_queue: dict[str, list[bytes]] = defaultdict(list)
+        subscribers: dict[str, list[str]] | None = None
+        for parcel in parcels:
             if parcel.queue:
                 by_queue[parcel.queue].append(parcel.packet)
             if parcel.topic:
@@ -321,9 +367,6 @@ class SqliteWork:
                 self._rung.add(REPLIES)
         for queue, packets in by_queue.items():
             self._enqueue(queue, packets)
-        if dated:
-            self.connection.executemany("INSERT OR REPLACE INTO outlast_dated VALUES (?, ?, ?, ?, ?)", dated)
-            self._rung.add(RELAY)
 
     def _is_new(self, id: str) -> bool:
         return bool(self._all("INSERT OR IGNORE INTO outlast_sent VALUES (?, ?) RETURNING 1", (id, self.now)))
@@ -337,8 +380,6 @@ class SqliteWork:
         return found
 
     def _enqueue(self, queue: str, packets: Sequence[bytes]) -> None:
-        if not packets:
-            return
         self._queue(queue).append(packets)
         self._rung.add(queue)
 

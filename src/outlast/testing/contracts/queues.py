@@ -182,8 +182,8 @@ class QueueContract(Contract):
         handled = await rig.first("shop")
         await rig.commit(Changes(handled=[handled]), "shop")
 
-        await rig.engine.acknowledge([handled])
-        await rig.engine.acknowledge([handled])
+        await rig.engine.acknowledge("shop", [handled])
+        await rig.engine.acknowledge("shop", [handled])
 
         assert await rig.first_sight("shop", [handled]) == set()
         assert await rig.waiting("shop") == [b"2"]

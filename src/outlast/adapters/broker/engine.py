@@ -1,0 +1,199 @@
+"""A broker and a store as one engine. The runtime cannot tell it from a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any
+
+from outlast.adapters.broker.postman import Postman
+from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray, handed_over
+from outlast.core.recovery import Patience
+from outlast.errors import Misuse, Unavailable
+from outlast.ports import (
+    RELAY,
+    REPLIES,
+    Address,
+    Arrival,
+    Changes,
+    Delivery,
+    Finding,
+    Receipt,
+    SharesConnection,
+    Statements,
+    Store,
+    Stored,
+    Transport,
+    Work,
+    World,
+    by_keeper,
+)
+
+CLOSING_SECONDS = 5.0
+"""How long a process that stops waits for the broker to take what it has sent. It is in the outbox in any case."""
+
+
+ASKED_AT_ONCE = 10_000
+"""Requests whose answers are waited for, at most."""
+
+
+class BrokerEngine:
+    """One process's view of a broker with a store."""
+
+    def __init__(self, transport: Transport, store: Store, world: World) -> None:
+        self.transport = transport
+        self.store = store
+        self.world = world
+        self.connection_type = store.connection_type
+        self.connection_waits = store.connection_waits
+        self.postman = Postman(transport, store, world)
+        store.posted = self.postman.post
+        self._trays: dict[str, Tray] = {}
+        self._answers: dict[str, bytes] = {}
+        self._asked: dict[str, None] = {}
+        self._answer_listeners: list[Callable[[], None]] = []
+        self._is_open = False
+
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment; empty when all is well."""
+        return self.transport.trouble or self.postman.trouble
+
+    def open(self) -> None:
+        """Begins to connect and to deliver, if it has not."""
+        if not self._is_open:
+            self._is_open = True
+            self.transport.open(self)
+            self.postman.start()
+
+    async def declare(self, service: str, topics: Sequence[str]) -> None:
+        self.open()
+        tray = self._trays.setdefault(service, Tray())
+        dropped = set(await self.store.topics(service)).difference(topics)
+        await self.store.declare(service, topics)
+        await self.transport.declare(service, topics, sorted(dropped))
+        tray.put([])
+
+    async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
+        tray = self._trays.get(service)
+        if tray is None:
+            return []
+        arrivals = tray.waiting(limit)
+        suspects = [arrival.id for arrival in arrivals if arrival.count >= DOUBTED_AFTER]
+        tries = await self.store.tries(service, suspects) if suspects else dict[str, int]()
+        patience = Patience()
+        return [Delivery(a.id, a.packet, handed_over(a, tries, patience)) for a in arrivals]
+
+    async def begin(self, service: str) -> BrokerWork:
+        self.open()
+        return BrokerWork(await self.store.begin(service), self, service)
+
+    async def begin_on(self, connection: Any) -> BrokerWork:
+        """A transaction of the store on the caller's connection."""
+        if not isinstance(self.store, SharesConnection):
+            raise Misuse(f"{type(self.store).__name__} shares no connection. Use a store with a database.")
+        self.open()
+        return BrokerWork(await self.store.begin_on(connection), self, "")
+
+    async def committed(self, service: str, changes: Changes) -> None:
+        """Tells the tray and the broker what a turn has claimed, is still at, and has given back."""
+        tray = self._trays.get(service)
+        if tray is None:
+            return
+        tray.claim(by_keeper(changes.claimed)[1])
+        if tags := tray.tags(by_keeper(changes.renewed)[1]):
+            await self.transport.renew(tags)
+        if tags := tray.settle(by_keeper(changes.released)[1]):
+            await self.transport.release(tags)
+
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        tray = self._trays.get(service)
+        if tray is not None and (tags := tray.settle(by_keeper(deliveries)[1])):
+            await self.transport.acknowledge(tags)
+
+    async def relay(self, now: datetime, limit: int) -> datetime | None:
+        self.open()
+        return await self.store.relay(now, limit)
+
+    def listen(self, name: str, notify: Callable[[], None]) -> None:
+        if name == RELAY:
+            self.store.listen(name, notify)
+        elif name == REPLIES:
+            self._answer_listeners.append(notify)
+        else:
+            self._trays.setdefault(name, Tray()).notify.append(notify)
+
+    def reply_to(self, request: str) -> str:
+        self.open()
+        self._asked[request] = None
+        if len(self._asked) > ASKED_AT_ONCE:  # the oldest has been given up long ago
+            del self._asked[next(iter(self._asked))]
+        return f"{request}@{self.transport.reply_address}"
+
+    async def reply(self, request: str) -> bytes | None:
+        packet = self._answers.pop(request, None)
+        if packet is not None:
+            self._asked.pop(request, None)
+        return packet
+
+    async def depths(self, services: Sequence[str]) -> Mapping[str, int]:
+        """How many messages wait at the broker; those of a broker that cannot be asked are not counted."""
+        self.open()
+        try:
+            return await self.transport.depths(services)
+        except Unavailable:  # what the store knows can be looked at all the same
+            return {}
+
+    async def examine(self) -> Sequence[Finding]:
+        """What an examination of the broker finds."""
+        self.open()
+        return await self.transport.examine()
+
+    async def close(self) -> None:
+        try:
+            if self._is_open:
+                await self.postman.close(longest_seconds=CLOSING_SECONDS)
+                await self.transport.close()
+        finally:
+            await self.store.close()
+
+    # What the transport tells.
+
+    def arrived(self, service: str, arrivals: Sequence[Arrival]) -> None:
+        self._trays.setdefault(service, Tray()).put(arrivals)
+
+    def lost(self, service: str) -> None:
+        if service in self._trays:
+            self._trays[service].forget()
+
+    def answered(self, request: str, packet: bytes) -> None:
+        if request in self._asked:
+            self._answers[request] = packet
+            for notify in self._answer_listeners:
+                notify()
+
+
+class BrokerWork:
+    """A transaction of the store, of which the broker is told what it must know when it is committed."""
+
+    def __init__(self, inner: Work, engine: BrokerEngine, service: str) -> None:
+        self.inner = inner
+        self.engine = engine
+        self.service = service
+
+    async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
+        return await self.inner.first_sight(deliveries)
+
+    async def load(self, addresses: Sequence[Address]) -> Mapping[Address, Stored]:
+        return await self.inner.load(addresses)
+
+    def savepoint(self) -> AbstractAsyncContextManager[Statements | None]:
+        return self.inner.savepoint()
+
+    async def commit(self, changes: Changes) -> None:
+        await self.inner.commit(changes)
+        await self.engine.committed(self.service, changes)
+
+    async def rollback(self) -> None:
+        await self.inner.rollback()

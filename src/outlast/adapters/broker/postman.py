@@ -1,0 +1,137 @@
+"""Takes what is in the outbox to the broker: what this process has committed at once, and what others left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from outlast.errors import Conflict, Unavailable
+from outlast.ports import OUTBOX, OUTBOX_LEASE, Changes, Delivery, Store, Transport, World, unpack
+
+ROWS = 64
+"""Rows at once: taken, published together, and deleted in one transaction."""
+HELD = 1_000
+"""More rows than this are not held in memory; they stay in the outbox until it is their turn."""
+LOOK_SECONDS = 1.0
+"""How often it looks for what others left behind."""
+PAUSE_SECONDS = 0.5
+"""How long it leaves a broker alone that has just failed."""
+
+
+class Postman:
+    """One per process. A row is deleted when the broker has confirmed all its parcels, and never before.
+
+    A row that was published twice does no harm: the inbox knows its parcels by their ids.
+    """
+
+    def __init__(self, transport: Transport, store: Store, world: World) -> None:
+        self.transport = transport
+        self.store = store
+        self.world = world
+        self.trouble = ""
+        """Why the last attempt failed; empty when it did not."""
+        self._posted: list[Delivery] = []
+        self._settled: list[Delivery] = []
+        self._wake = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def post(self, row: Delivery) -> None:
+        """A row of this process was committed; it is claimed for `OUTBOX_LEASE`."""
+        if len(self._posted) < HELD:
+            self._posted.append(row)
+            self._wake.set()
+
+    def start(self) -> None:
+        """Begins to work, if it has not yet."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="outlast postman")
+            self.store.listen(OUTBOX, self._wake.set)
+
+    async def close(self, *, longest_seconds: float) -> None:
+        """Stops, when what was posted is at the broker or the time is over; the rest stays in the outbox."""
+        if self._task is None:
+            return
+        if not self.transport.trouble:
+            try:
+                async with asyncio.timeout(longest_seconds):
+                    while self._posted or self._settled or not self._is_idle.is_set():
+                        await asyncio.sleep(0)
+                        await self._is_idle.wait()
+            except TimeoutError:
+                pass
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        looked_at = 0.0
+        while True:
+            rows, self._posted = self._posted[:ROWS], self._posted[ROWS:]
+            try:
+                if not rows and loop.time() - looked_at >= LOOK_SECONDS:
+                    looked_at = loop.time()
+                    rows = await self._take()
+                    looked_at = 0.0 if len(rows) == ROWS else looked_at
+                if rows or self._settled:
+                    self._is_idle.clear()
+                    await self._deliver(rows)
+                    self.trouble = ""
+            except Exception as error:  # whatever it is, what is in the outbox must not wait for a restart
+                self.trouble = str(error)
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            if not (self._posted or self._settled):
+                self._is_idle.set()
+                await self._rest(looked_at + LOOK_SECONDS - loop.time())
+
+    async def _rest(self, seconds: float) -> None:
+        handle = asyncio.get_running_loop().call_later(max(seconds, 0.001), self._wake.set)
+        await self._wake.wait()
+        self._wake.clear()
+        handle.cancel()
+
+    async def _deliver(self, rows: Sequence[Delivery]) -> None:
+        """Publishes these rows, while those that were published before are deleted."""
+        settled, self._settled = self._settled, []
+        deleting = asyncio.ensure_future(self._delete(settled)) if settled else None
+        try:
+            if rows:
+                await self.transport.publish([parcel for row in rows for parcel in unpack(row.packet)])
+                self._settled += rows
+        finally:
+            if deleting is not None:
+                await deleting
+
+    async def _take(self) -> list[Delivery]:
+        """Claims what nobody else is taking."""
+        if self.transport.trouble:
+            return []
+        found = await self.store.receive(OUTBOX, ROWS)
+        if not found:
+            return []
+        work = await self.store.begin(OUTBOX)
+        try:
+            fresh = await work.first_sight(found)
+            ours = [row for row in found if row.receipt in fresh]
+            await work.commit(Changes(claimed=ours, claimed_until=self.world.now() + OUTBOX_LEASE))
+        except Conflict:  # another process was first
+            await work.rollback()
+            return []
+        except BaseException:
+            await work.rollback()
+            raise
+        return [Delivery(row.receipt, row.packet, row.count + 1) for row in ours]
+
+    async def _delete(self, rows: Sequence[Delivery]) -> None:
+        work = await self.store.begin(OUTBOX)
+        try:
+            # Those that were claimed anew meanwhile are another's, who publishes them once more and deletes them.
+            fresh = await work.first_sight(rows)
+            await work.commit(Changes(handled=[row for row in rows if row.receipt in fresh]))
+        except (Conflict, Unavailable):
+            await work.rollback()
+        except BaseException:
+            await work.rollback()
+            raise

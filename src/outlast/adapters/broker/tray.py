@@ -1,0 +1,74 @@
+"""What a broker has handed over for one service, and what this process is doing with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from outlast.core.recovery import Patience
+from outlast.ports import Arrival, Delivery
+
+DOUBTED_AFTER = 4
+"""A broker counts what it handed over, tried or not. Only so much of it makes a message a suspect whose tries count."""
+ALONE_AFTER = 6
+
+
+class Tray:
+    """One service's arrivals, by id. The same message may arrive several times; it is there once, with all its tags."""
+
+    def __init__(self) -> None:
+        self.notify: list[Callable[[], None]] = []
+        self._waiting: dict[str, Arrival] = {}
+        self._claimed: dict[str, Arrival] = {}
+        self._tags: dict[str, list[Any]] = {}
+
+    def put(self, arrivals: Sequence[Arrival]) -> None:
+        """Adds arrivals, and tells those who listen."""
+        for arrival in arrivals:
+            self._tags.setdefault(arrival.id, []).append(arrival.tag)
+            if arrival.id not in self._claimed:
+                self._waiting[arrival.id] = arrival
+        for notify in self.notify:
+            notify()
+
+    def forget(self) -> None:
+        """The connection is lost: what waits will come again. What was claimed is still being handled."""
+        self._waiting.clear()
+        self._tags.clear()
+
+    def waiting(self, limit: int) -> list[Arrival]:
+        """What is not claimed, in the order in which it came."""
+        return list(islice(self._waiting.values(), limit))
+
+    def claim(self, deliveries: Sequence[Delivery]) -> None:
+        """These are being handled outside of a turn, and wait no longer."""
+        for delivery in deliveries:
+            id = str(delivery.receipt)
+            arrival = self._waiting.pop(id, None)
+            self._claimed[id] = arrival or Arrival(id, delivery.packet, delivery.count, None)
+
+    def settle(self, deliveries: Sequence[Delivery]) -> list[Any]:
+        """These are done with, or given up. Returns their tags, to be acknowledged or released."""
+        return [tag for delivery in deliveries for tag in self._drop(str(delivery.receipt))]
+
+    def tags(self, deliveries: Sequence[Delivery]) -> list[Any]:
+        """What the transport knows these by."""
+        return [tag for delivery in deliveries for tag in self._tags.get(str(delivery.receipt), ())]
+
+    def _drop(self, id: str) -> list[Any]:
+        self._waiting.pop(id, None)
+        self._claimed.pop(id, None)
+        return self._tags.pop(id, [])
+
+
+def handed_over(arrival: Arrival, tries: Mapping[str, int], patience: Patience) -> int:
+    """How often a message was handed over and tried, as the runtime is to see it.
+
+    What a broker counts says little: a lost connection counts all that was on its way. So it only decides from when
+    on the store counts each try; see `Store.tries`.
+    """
+    if arrival.count < DOUBTED_AFTER:
+        return 0
+    since = patience.few_after if arrival.count < ALONE_AFTER else patience.alone_after
+    return since + tries.get(arrival.id, 0)

@@ -66,7 +66,7 @@ class PlainScreen:
         self._last = sight
         orders = "  ".join(f"{sight.orders.get(state, 0):4} {state}" for state in STATES if state != "cancelled")
         waiting = "  ".join(f"{service} {sight.waiting.get(service, 0):4}" for service in SERVICES)
-        outbox = f"  outbox {sight.outbox:4}" if self._servers else ""
+        outbox = f"  outbox {sight.outbox:4}" if BROKER in self._servers else ""
         down = f"  DOWN: {', '.join(sight.down)}" if sight.down else ""
         print(
             f"{sight.seconds:5.1f} s  {orders}   waiting: {waiting}{outbox}   "

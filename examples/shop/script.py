@@ -46,7 +46,7 @@ class Script:
         database = Mishap(DATABASE, "placed", chance.uniform(0.8, 0.9), chance.uniform(2.0, 4.0))
         return cls(
             # Slow enough for orders to be placed while each of them is away, the broker's long start included.
-            per_second=40.0,
+            per_second=40.0 if BROKER in servers else 80.0,
             mishaps=(
                 replace(payment, share=payment.share / 2),
                 *([broker] if BROKER in servers else []),

@@ -19,6 +19,10 @@ PATIENCE_SECONDS = 0.5
 """So long a look takes at most; after that the last figures are shown again."""
 
 
+class Fallen(Exception):
+    """A service ended although nobody ended it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """The shop at one moment."""
@@ -109,8 +113,11 @@ class Watch:
         return self._last
 
     async def until_ready(self) -> None:
-        """Waits until every service takes messages."""
+        """Waits until every service takes messages. Raises `Fallen` if one ends instead."""
         while True:
+            self._fleet.revive()
+            if fallen := self._fleet.fallen():
+                raise Fallen(f"{', '.join(fallen)} ended at the start: {self._fleet.last_words(fallen[0])}")
             ready = {queue.service for queue in await self._inspector.queues() if queue.workers}
             if ready.issuperset(SERVICES):
                 return

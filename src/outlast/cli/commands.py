@@ -13,6 +13,7 @@ COMMANDS = {
     "graph": ("flow", "Draw the message flow as Mermaid text."),
     "check": ("flow", "Look for messages without a receiver before anything runs."),
     "doctor": ("doctor", "Examine the engine: versions, settings, limits, rights, clocks."),
+    "move": ("move", "Move from a SQLite file to another engine, with what is under way."),
     "demo": ("demo", "Run the example shop through failures and show that nothing is lost."),
 }
 

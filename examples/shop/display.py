@@ -139,6 +139,7 @@ def summary(outcome: Outcome, kept: Path | None) -> list[str]:
         f"{report.repeats_absorbed} requests to the gateway and the carrier were repeats, absorbed by their key",
         *report.contradictions[:10],
         *(f"{service} ended by itself; see its log" for service in outcome.fallen),
+        *([f"It did not come to rest: {outcome.unrest}"] if outcome.unrest else []),
         "The books are in order." if outcome.is_clean else "The books are NOT in order.",
     ]
     if kept is not None:

@@ -93,6 +93,8 @@ class Outcome:
     fallen: list[str] = field(default_factory=list[str])
     """Services that ended by themselves."""
     engine: str = "sqlite"
+    unrest: str = ""
+    """What still waited at the end."""
 
     @property
     def is_clean(self) -> bool:
@@ -109,6 +111,7 @@ class Outcome:
             "messages": self.messages,
             "dead_letters": self.dead_letters,
             "fallen": self.fallen,
+            "unrest": self.unrest,
             "engine": self.engine,
             "seconds": round(self.seconds, 2),
             "seed": self.seed,

@@ -41,7 +41,6 @@ class ServerWeather:
         await asyncio.sleep(max(0.0, WARMING_UP_SECONDS - self._stage.watch.seconds()))
         if fault == "queue":
             return await self._delete_queue()
-        before = self._pace.before(self._stage.watch.seconds())
         match fault:
             case "alarm":
                 await self._raise_alarm()
@@ -51,16 +50,16 @@ class ServerWeather:
                 await self._premises.kill(fault)
                 await self._rest()
                 await self._premises.start(fault)
-        await self._follow(fault, before)
+        await self._follow(fault)
         return True
 
-    async def _follow(self, fault: str, before: float) -> None:
+    async def _follow(self, fault: str) -> None:
         watch = self._stage.watch
         healed = watch.seconds()
         back = None
         while back is None and watch.seconds() < healed + GIVEN_UP_SECONDS:
             await asyncio.sleep(LOOK_SECONDS)
-            back = self._pace.back_after(healed, before=before)
+            back = self._pace.back_after(healed)
         self.recoveries.append(Recovery(fault, round(healed, 2), back))
 
     async def _rest(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from examples.shop.audit import Report, audit, read_books
 from examples.shop.clocks import Clocks, no_difference
 from examples.shop.fleet import Fleet
-from examples.shop.program import url_of
+from examples.shop.premises import Premises
+from examples.shop.rows import open_reader
 from examples.shop.storefront import Storefront
 from examples.shop.watch import Sight, Watch
 from outlast import Client
@@ -30,11 +31,26 @@ T = TypeVar("T")
 class Stage:
     """A shop whose services are up."""
 
-    directory: Path
+    premises: Premises
     fleet: Fleet
     client: Client
+    """The storefront's."""
     watch: Watch
     storefront: Storefront
+
+    async def kill(self, who: str) -> None:
+        """kill -9 for a process of a service, or for a server."""
+        if who in self.premises.servers:
+            await self.premises.kill(who)
+        else:
+            self.fleet.kill(who)
+
+    async def start(self, who: str) -> None:
+        """Brings it back."""
+        if who in self.premises.servers:
+            await self.premises.start(who)
+        else:
+            self.fleet.start(who)
 
     async def play(
         self, acts: Coroutine[Any, Any, None], show: Callable[[Sight], None], *, rest_seconds: float
@@ -64,10 +80,10 @@ class Stage:
             playing.cancel()
             await asyncio.gather(playing, return_exceptions=True)
 
-    def audit(self, last: Sight) -> Report:
+    async def audit(self, last: Sight) -> Report:
         """What the books say, as the last sight was."""
         return audit(
-            read_books(self.directory, self.fleet.outside, self.storefront.accepted),
+            await read_books(self.premises.back_door, self.fleet.outside, self.storefront.accepted),
             is_quiet=last.is_quiet,
             apart=self.fleet.clocks.apart if self.fleet.clocks is not None else no_difference,
         )
@@ -75,6 +91,7 @@ class Stage:
 
 @asynccontextmanager
 async def set_stage(
+    premises: Premises,
     directory: Path,
     names: Sequence[str],
     *,
@@ -82,17 +99,24 @@ async def set_stage(
     clocks: Clocks | None = None,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncGenerator[Stage]:
-    """The shop in this directory with these processes running; none is left when it is taken down.
+    """The shop on these premises with these processes running; none is left when it is taken down.
 
     `outside` is where the outside systems have their ledgers, if not in the same directory.
     """
-    with Fleet(directory, outside=outside, clocks=clocks, settings=settings) as fleet:
-        async with Client(url_of(directory), name="storefront") as client:
-            for name in names:
-                fleet.start(name)
-            with closing(Watch(client, fleet, directory)) as watch:
+    with Fleet(directory, url=premises.url, outside=outside, clocks=clocks, settings=settings) as fleet:
+        for name in names:
+            fleet.start(name)
+        async with (
+            Client(premises.url, name="storefront") as client,
+            Client(premises.back_door, name="watch") as onlooker,
+            open_reader(premises.back_door) as reader,
+        ):
+            watch = Watch(onlooker, fleet, reader, premises.down)
+            try:
                 await watch.until_ready()
-                yield Stage(directory, fleet, client, watch, Storefront())
+                yield Stage(premises, fleet, client, watch, Storefront())
+            finally:
+                await watch.close()
 
 
 def run_to_end(main: Coroutine[Any, Any, T]) -> T:

@@ -11,7 +11,7 @@ import pytest
 
 from outlast.adapters.memory import MemoryEngine, MemoryStore
 from outlast.adapters.sqlite import SqliteEngine
-from outlast.engines import inspector_of
+from outlast.engines import inspector_of, open_engine
 from outlast.errors import OutlastError
 from outlast.ports import (
     Address,
@@ -45,6 +45,17 @@ class InSqlite:
 
     def open(self, world: World) -> Engine:
         return SqliteEngine(self.path, world, synchronous="NORMAL")
+
+    def inspector(self, engine: Engine) -> Inspector:
+        return inspector_of(engine)
+
+
+@dataclass(frozen=True)
+class InPostgres:
+    url: str
+
+    def open(self, world: World) -> Engine:
+        return open_engine(self.url, world)[0]
 
     def inspector(self, engine: Engine) -> Inspector:
         return inspector_of(engine)
@@ -96,3 +107,11 @@ class TestSqlite(EngineContract):
         assert await engine.relay(world.now(), 9) is None
         await (await engine.begin("shop")).rollback()
         await engine.close()
+
+
+class TestPostgres(EngineContract):
+    features = Features(durable=True, processes=True, notices_death=True, overlapping=True)
+
+    @pytest.fixture
+    def store(self, postgres_database: str) -> Store:
+        return InPostgres(postgres_database)

@@ -69,7 +69,7 @@ class ProcessContract(Contract):
         code = await Child(_die_in_a_transaction, rig.store).ended()
 
         assert code == -signal.SIGKILL
-        assert await rig.waiting("shop") == [b"1"]
+        assert (await rig.first("shop")).packet == b"1"
         await rig.send("shop", b"2")
 
     @promise("processes", "notices_death")

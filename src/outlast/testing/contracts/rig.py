@@ -164,8 +164,10 @@ class Rig:
         return packets if self.features.ordered else sorted(packets)
 
     async def first(self, service: str, engine: Engine | None = None) -> Delivery:
-        """The delivery at the head of a queue."""
-        return (await self.receive(service, engine))[0]
+        """The delivery at the head of a queue; an engine may keep from one what another was handed just now."""
+        while not (found := await self.receive(service, engine)):
+            await asyncio.sleep(0.01)
+        return found[0]
 
     async def claim(self, service: str, delivery: Delivery, engine: Engine | None = None) -> Delivery:
         """Claims a delivery for one lease, and returns it as the claimer has it from then on."""

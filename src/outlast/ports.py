@@ -287,6 +287,19 @@ class SharesConnection(Protocol):
         ...
 
 
+@runtime_checkable
+class HasSchema(Protocol):
+    """An engine whose tables may have to be made by somebody who has the right to, and not by the services."""
+
+    def schema_sql(self) -> str:
+        """All SQL that makes the tables."""
+        ...
+
+    async def migrate(self) -> None:
+        """Brings the tables up to date. Raises `Unavailable`."""
+        ...
+
+
 Posted = Callable[[Delivery], None]
 """Is told of an outbox row after its commit; the row is claimed for whoever is told, for `OUTBOX_LEASE`."""
 

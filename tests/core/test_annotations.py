@@ -9,7 +9,7 @@ import pytest
 
 from outlast import Command, Event, Failed, Message
 from outlast.core.annotations import answers_of, hints_of, incoming, is_message_type, outgoing
-from outlast.errors import BadHandler
+from outlast.errors import BadHandler, BadMessage
 
 
 class A(Event):
@@ -94,3 +94,32 @@ def test_a_name_that_does_not_resolve_is_named() -> None:
 
     with pytest.raises(BadHandler, match=r"'Nowhere' is not defined. Import the name at run time"):
         hints_of(handler, BadHandler)
+
+
+<<<<<<< HEAD
+class AskAhead(Command["Reply"], to="oracle"):
+=======
+class Ask(Command["Reply"], to="oracle"):
+>>>>>>> 0fabbc454d4a20c10a666fc74d5b6df1e50af747
+    question: str
+
+
+class Reply(Event):
+    answer: str
+
+
+class AskNobody(Command["Nowhere"], to="oracle"):  # type: ignore[name-defined]
+    question: str
+
+
+def test_an_answer_may_be_named_before_it_is_defined() -> None:
+<<<<<<< HEAD
+    assert answers_of(AskAhead) == [Reply]
+=======
+    assert answers_of(Ask) == [Reply]
+>>>>>>> 0fabbc454d4a20c10a666fc74d5b6df1e50af747
+
+
+def test_an_answer_that_is_nowhere_is_an_error_that_names_it() -> None:
+    with pytest.raises(BadMessage, match="'Nowhere' answers it, and there is no such name in module"):
+        answers_of(AskNobody)

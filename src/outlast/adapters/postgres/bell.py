@@ -87,7 +87,7 @@ class Listening:
             connection: OwnConnection | None = None
             try:
                 connection = await self._connect()
-                connection.add_termination_listener(lambda _: self._changed.set())
+                connection.add_termination_listener(self._was_lost)
                 await self._attend(connection)
                 pause = 0.0
             except Exception as error:  # whatever it is, it is tried again, and those who poll lose nothing
@@ -97,6 +97,9 @@ class Listening:
                     await closed(connection)
             pause = min(max(0.05, pause * 2), PAUSE_SECONDS_MAX)
             await asyncio.sleep(pause * (0.5 + self._dice()))
+
+    def _was_lost(self, connection: object) -> None:
+        self._changed.set()
 
     async def _attend(self, connection: OwnConnection) -> None:
         """Listens until the connection is lost."""

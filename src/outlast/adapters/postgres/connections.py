@@ -15,7 +15,9 @@ from outlast.adapters.postgres.statements import refuse_ending
 from outlast.adapters.postgres.trouble import explained
 from outlast.errors import BadHandler, Unavailable
 
-asyncpg: Any = importlib.import_module("asyncpg")  # it has no types
+# The driver has no types, and what is inherited from it has none either.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+asyncpg: Any = importlib.import_module("asyncpg")
 
 ANSWER_SECONDS = 10.0
 """How long a statement of ours may take. A server that is silent for longer is taken for gone."""
@@ -118,6 +120,11 @@ class Server:
         self._pause = 0.0
         self._silent_until = 0.0
         self._failure: Unavailable | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why the last attempt to connect failed; empty when it did not."""
+        return str(self._failure or "")
 
     async def connect(self, *, plans: bool, **settings: str) -> OwnConnection:
         """A new connection. After a failure the next attempts fail at once until a pause is over."""

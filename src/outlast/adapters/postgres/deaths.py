@@ -45,7 +45,6 @@ async def give_back(session: OwnSession, schema: str, queues: Iterable[int], own
     return {queue for _, queue, _, _ in dead}
 
 
-
 def count_alive(schema: str) -> tuple[str, int]:
     """The statement, and its value, that tells how many living processes have each queue open."""
     return within(schema, _COUNT), _class(schema)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from outlast.adapters.postgres import deaths
 from outlast.adapters.postgres.bell import Errands, Listening
+from outlast.adapters.postgres.callers import IDENTITY, check_schema, session_on
 from outlast.adapters.postgres.connections import OwnConnection, Places, Server, asyncpg
+from outlast.adapters.postgres.inspector import PostgresInspector
 from outlast.adapters.postgres.names import Names, Numbers
-from outlast.adapters.postgres.schema import micros, moment, prepare, read, within, written
-from outlast.adapters.postgres.sessions import OwnSession
+from outlast.adapters.postgres.relaying import deliver_due, expire_stashes, return_stashes
+from outlast.adapters.postgres.schema import micros, moment, prepare, read, script, within, written
+from outlast.adapters.postgres.sessions import OwnSession, Session
 from outlast.adapters.postgres.trouble import attempting
+from outlast.adapters.postgres.url import options_of
 from outlast.adapters.postgres.work import PostgresWork
 from outlast.errors import Unavailable
-from outlast.ports import Changes, Delivery, Posted, World
+from outlast.ports import Changes, Delivery, Posted, Receipt, World
 
 HELD_SECONDS = 0.05
 """How long what `receive` found is kept from others, for a turn to begin."""
@@ -55,7 +60,7 @@ class Pending:
     """What `receive` found: the transaction in which it is locked, waiting for a turn to begin."""
 
     session: OwnSession
-    locked: dict[int, int]
+    locked: dict[Receipt, int]
     timer: asyncio.TimerHandle | None = None
 
 
@@ -73,27 +78,19 @@ class PostgresEngine:
     connection_type: type[Any] | None = asyncpg.Connection
     connection_waits = True
 
-    def __init__(
-        self,
-        dsn: str,
-        world: World,
-        *,
-        where: str = "the database",
-        schema: str = "outlast",
-        pool: int = 10,
-        synchronous_commit: str = "on",
-    ) -> None:
+    def __init__(self, url: str, world: World) -> None:
+        options = options_of(url)
         self.world = world
-        self.schema = schema
-        self.where = where
+        self.schema = schema = options.schema
+        self.where = where = options.where
         self.posted: Posted | None = None
         """Set where a broker has the queues; see `ports.Store`."""
         self.services: dict[str, int] = {}
         """The services that this process has declared, and the numbers of their queues."""
         self.names = Names(schema)
-        server = Server(dsn, where, synchronous_commit=synchronous_commit, dice=world.dice)
+        server = Server(options.dsn, where, synchronous_commit=options.synchronous_commit, dice=world.dice)
         self._server = server
-        self._turns = Places(lambda: server.connect(plans=True), pool, where=where)
+        self._turns = Places(lambda: server.connect(plans=True), options.pool, where=where)
         self.own = Places(lambda: server.connect(plans=True), OWN_PLACES, where=where)
         token = world.new_id()
         self._listening = Listening(self._connect_ears, schema=schema, token=token, dice=world.dice)
@@ -104,7 +101,17 @@ class PostgresEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._preparing = asyncio.Lock()
         self._is_prepared = False
+        self._identity: Sequence[Any] = ()
         self._looked_for_dead_at = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment; empty when all is well."""
+        return self._server.trouble
+
+    def inspector(self) -> PostgresInspector:
+        """What operators use to look into it."""
+        return PostgresInspector(self)
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:
         session = await self.session()
@@ -189,7 +196,21 @@ class PostgresEngine:
             pending.timer.cancel()
         return self._work(pending.session, service, pending.locked)
 
-    def _work(self, session: OwnSession, service: str, locked: dict[int, int] | None = None) -> PostgresWork:
+    async def begin_on(self, connection: Any) -> PostgresWork:
+        """A transaction on the caller's own connection to this database, so that its rows commit with the messages."""
+        if not self._identity:
+            [self._identity] = await self.fetch("looking which database it is", IDENTITY)
+        with attempting("beginning a transaction on your connection", where=self.where):
+            session = await session_on(connection)
+            await session.begin()
+            try:
+                await check_schema(session, self.schema, self._identity, self.where)
+            except BaseException:
+                await session.rollback()
+                raise
+        return self._work(session, "")
+
+    def _work(self, session: Session, service: str, locked: dict[Receipt, int] | None = None) -> PostgresWork:
         return PostgresWork(
             session,
             self.names,
@@ -229,12 +250,12 @@ class PostgresEngine:
                 freed = await self._look_for_dead(session)
                 moved = 0
                 if until is not None:
-                    moved += await work.return_stashes(micros(now - STASH_MET))
+                    moved += await return_stashes(work, micros(now - STASH_MET))
                 stamp = micros(now)
                 if due is not None and due <= stamp:
-                    moved += await work.deliver_due(stamp, limit)
+                    moved += await deliver_due(work, stamp, limit)
                 if until is not None and until <= stamp:
-                    moved += await work.expire_stashes(now, limit)
+                    moved += await expire_stashes(work, now, limit)
             await work.commit(Changes())
         except BaseException:
             await work.rollback()
@@ -281,6 +302,12 @@ class PostgresEngine:
             await self._prepare()
         return OwnSession(await places.take(), places.give_back)
 
+    def schema_sql(self) -> str:
+        return script(self.schema)
+
+    async def migrate(self) -> None:
+        await self._prepare()
+
     async def _prepare(self) -> None:
         async with self._preparing:
             if self._is_prepared:
@@ -309,10 +336,8 @@ class PostgresEngine:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._errands.close()
         if self._listening.number is not None:
-            try:
+            with suppress(Unavailable):  # then others find out that we are gone
                 await self.fetch("taking leave", _STOPPED, self._listening.number)
-            except Unavailable:
-                pass  # then others find out that we are gone
         await self._listening.close()
         await self._turns.close()
         await self.own.close()

@@ -81,9 +81,9 @@ async def _end(rows: Rows, now: int) -> int | None:
 
     Who follows history asks for what comes after the last number that it saw, so none may turn up before that later.
     """
-    young = await rows(_YOUNG, now - YOUNG_MICROSECONDS)
     before: int | None = None
-    for (number,) in young:
+    numbers: list[int] = [number for (number,) in await rows(_YOUNG, now - YOUNG_MICROSECONDS)]
+    for number in numbers:
         if before is not None and number != before + 1:
             return number
         before = number

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from outlast.adapters.postgres import history
 from outlast.adapters.postgres.deaths import count_alive
-from outlast.adapters.postgres.engine import PostgresEngine
-from outlast.adapters.postgres.schema import micros, moment, read, within, written
-from outlast.adapters.postgres.trouble import attempting
+from outlast.adapters.postgres.examination import FACTS, findings
+from outlast.adapters.postgres.schema import micros, moment, quoted, read, written
 from outlast.adapters.postgres.work import PostgresWork
 from outlast.core.naming import sent_at
 from outlast.ports import (
@@ -21,24 +20,42 @@ from outlast.ports import (
     DeadLetter,
     DeadLetterStatus,
     Entry,
+    Finding,
     InstanceStatus,
     Parcel,
     QueueStatus,
     Unhandled,
     WorkflowStatus,
+    World,
 )
 
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
 
+class Database(Protocol):
+    """What it needs of the engine."""
+
+    world: World
+    schema: str
+    where: str
+
+    async def fetch(self, attempt: str, sql: str, *values: Any) -> Sequence[Any]: ...
+
+    async def begin(self, service: str) -> PostgresWork: ...
+
+
 class PostgresInspector:
     """Reads and writes on connections that no turn waits for."""
 
-    def __init__(self, engine: PostgresEngine) -> None:
+    def __init__(self, engine: Database) -> None:
         self.engine = engine
 
     async def _rows(self, sql: str, *values: Any) -> Sequence[Any]:
         return await self.engine.fetch("looking into the database", sql, *values)
+
+    async def examine(self) -> Sequence[Finding]:
+        [facts] = await self._rows(FACTS, quoted(self.engine.schema))
+        return findings(facts, self.engine.world.now())
 
     async def queues(self) -> Sequence[QueueStatus]:
         now = micros(self.engine.world.now())
@@ -110,13 +127,11 @@ class PostgresInspector:
         ]
 
     async def settle(self, parcels: Mapping[str, Parcel | None], *, status: str) -> int:
-        work = await self._work()
+        work = await self.engine.begin("")
         try:
-            with attempting("settling dead letters", where=self.engine.where):
-                ids = {written(id): id for id in sorted(parcels)}
-                await work.session.begin()  # type: ignore[attr-defined]  # it is the engine's own
-                rows = await work.session.fetch(within(self.engine.schema, _SETTLE), list(ids), status)
-                settled = [ids[id] for (id,) in sorted(rows)]
+            ids = {written(id): id for id in sorted(parcels)}
+            rows = await work.rows("settling dead letters", _SETTLE, list(ids), status)
+            settled = [ids[id] for (id,) in sorted(rows)]
             await work.commit(Changes(parcels=[parcel for id in settled if (parcel := parcels[id]) is not None]))
         except BaseException:
             await work.rollback()
@@ -144,9 +159,6 @@ class PostgresInspector:
                 )
             )
         return removed
-
-    async def _work(self) -> PostgresWork:
-        return await self.engine.begin("")
 
 
 _QUEUES = """

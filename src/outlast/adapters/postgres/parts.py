@@ -21,7 +21,8 @@ PARTS = {
         FROM unnest($1::bigint[], $2::integer[]) AS c (id, count)
         WHERE m.queue = $3::integer AND m.id = c.id AND m.count = c.count RETURNING 1""",
     "renewed": """
-        UPDATE outlast.messages m SET claimed_until = $4::bigint FROM unnest($1::bigint[], $2::integer[]) AS c (id, count)
+        UPDATE outlast.messages m SET claimed_until = $4::bigint
+        FROM unnest($1::bigint[], $2::integer[]) AS c (id, count)
         WHERE m.queue = $3::integer AND m.id = c.id AND m.count = c.count RETURNING 1""",
     "released": """
         UPDATE outlast.messages m SET count = m.count - 1, claimed_until = NULL, owner = NULL
@@ -105,12 +106,16 @@ def combined(names: tuple[str, ...], counts: tuple[int, ...]) -> str:
     columns: list[str] = []
     offset = 0
     for name, count in zip(names, counts, strict=True):
-        text = _PLACE.sub(lambda found, offset=offset: f"${int(found[1]) + offset}", PARTS[name])
-        texts.append(f"{name} AS ({text})")
+        texts.append(f"{name} AS ({_moved(PARTS[name], offset)})")
         column = "array_agg(DISTINCT queue)" if name in RINGING else "max(id)" if name == "outboxed" else "count(*)"
         columns.append(f"(SELECT {column} FROM {name})")
         offset += count
     return f"WITH {', '.join(texts)} SELECT {', '.join(columns)}"
+
+
+def _moved(text: str, offset: int) -> str:
+    """The text with its places so much further on."""
+    return _PLACE.sub(lambda found: f"${int(found[1]) + offset}", text)
 
 
 class Parts:

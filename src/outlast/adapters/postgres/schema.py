@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -161,8 +161,8 @@ GRANTS = """\
 
 _EXISTS = """
     SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1 AND c.relname = 'schema_version')"""
-_HAS_SCHEMA = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)"
+        WHERE n.nspname = $1::text AND c.relname = 'schema_version')"""
+_HAS_SCHEMA = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::text)"
 _VERSION = "CREATE TABLE outlast.schema_version (number integer NOT NULL);"
 
 
@@ -175,11 +175,11 @@ def script(schema: str) -> str:
 
 async def prepare(connection: Any, schema: str) -> None:
     """Brings the schema up to date. Several processes may do so at once: one does it, the others wait."""
-    if await _version(connection, schema) == len(MIGRATIONS):
+    if await schema_version_of(connection.fetch, schema) == len(MIGRATIONS):
         return
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", lock_class(schema))
-        version = await _version(connection, schema)
+        version = await schema_version_of(connection.fetch, schema)
         if version > len(MIGRATIONS):
             raise Unavailable(
                 f"opening the schema {schema!r} failed: it has version {version}, and this outlast knows versions up "
@@ -197,11 +197,13 @@ async def prepare(connection: Any, schema: str) -> None:
         await connection.execute(within(schema, "UPDATE outlast.schema_version SET number = $1"), len(MIGRATIONS))
 
 
-async def _version(connection: Any, schema: str) -> int:
+async def schema_version_of(fetch: Callable[..., Awaitable[Sequence[Any]]], schema: str) -> int:
+    """The version of the schema; 0 if there is none."""
     # Not `to_regclass`, which within a transaction goes on not to know what another has made.
-    if not await connection.fetchval(_EXISTS, schema):
+    [[exists]] = await fetch(_EXISTS, schema)
+    if not exists:
         return 0
-    version: int | None = await connection.fetchval(within(schema, "SELECT max(number) FROM outlast.schema_version"))
+    [[version]] = await fetch(within(schema, "SELECT max(number) FROM outlast.schema_version"))
     return version or 0
 
 

@@ -16,6 +16,10 @@ class Session(Protocol):
         """The rows of a statement, whose places are `$1`, `$2` …"""
         ...
 
+    async def check(self) -> None:
+        """Raises `Misuse` if it is not the transaction that was begun any more."""
+        ...
+
     async def commit(self) -> None: ...
 
     async def rollback(self) -> None:
@@ -46,6 +50,9 @@ class OwnSession:
     async def fetch(self, sql: str, *values: Any) -> Sequence[Any]:
         rows: Sequence[Any] = await self.connection.fetch(sql, *values, timeout=ANSWER_SECONDS)
         return rows
+
+    async def check(self) -> None:
+        pass  # a handler's statements are refused if they would end it
 
     async def commit(self) -> None:
         if self._transaction is not None:

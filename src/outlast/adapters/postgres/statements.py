@@ -121,8 +121,8 @@ def _refusal_of(words: Sequence[str]) -> str:
     is_part = words[0] == "ROLLBACK" and "TO" in words[1:4] and "PREPARED" not in words
     if (words[0] in _ENDS and not is_part) or words[:2] == ["PREPARE", "TRANSACTION"]:
         return (
-            f"a handler ran {words[0]} on the turn's connection. Its rows commit with the turn, when it returns, and an "
-            "exception undoes them; leave the statement out, or use `async with connection.transaction()` for a part."
+            f"a handler ran {words[0]} on the turn's connection. Its rows commit with the turn, and an exception "
+            "undoes them; leave the statement out, or use `async with connection.transaction()` for a part."
         )
     return ""
 

@@ -57,18 +57,18 @@ def explained(error: Exception, attempt: str, *, where: str) -> OutlastError | N
     text = str(error) or type(error).__name__
     if state in _SCHEMA:
         return Unavailable(
-            f"{attempt} in {where} failed: {text}. The user may lack a right, or the schema is gone. Somebody who may "
+            f"{attempt} at {where} failed: {text}. The user may lack a right, or the schema is gone. Somebody who may "
             "can run `outlast migrate`, or what `outlast migrate --sql` prints, with its GRANTs."
         )
     if state == _CANCELLED or is_of_the_server(error) or isinstance(error, OSError | TimeoutError | EOFError):
         return Unavailable(
-            f"{attempt} in {where} failed: {text}. It is tried again, and takes effect once. See whether the server is "
+            f"{attempt} at {where} failed: {text}. It is tried again, and takes effect once. See whether the server is "
             "up, reachable and writable, with room on its disk and for another connection."
         )
     name = type(error).__name__
     if state is None and (name in _DRIVER or isinstance(error, asyncio.InvalidStateError)):
         return Unavailable(
-            f"{attempt} in {where} failed: {text}. The connection is given up and the work is tried again on a new one."
+            f"{attempt} at {where} failed: {text}. The connection is given up and the work is tried again on a new one."
         )
     return None
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -86,7 +85,7 @@ class PostgresWork:
         service: str,
         where: str,
         owner: int | None = None,
-        locked: Mapping[int, int] | None = None,
+        locked: Mapping[Receipt, int] | None = None,
         note: Callable[[str, Sequence[int]], None] | None = None,
         committed: Callable[[Changes, set[str]], None] = lambda changes, rung: None,
         posted: Posted | None = None,
@@ -110,7 +109,7 @@ class PostgresWork:
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
         locked = self._locked
-        mine: set[Receipt] = {d.receipt for d in deliveries if locked.get(d.receipt) == d.count}  # type: ignore[call-overload]
+        mine: set[Receipt] = {d.receipt for d in deliveries if locked.get(d.receipt) == d.count}
         asked, brought = by_keeper([d for d in deliveries if d.receipt not in mine])
         if asked:
             ids = sorted(int(d.receipt) for d in asked)
@@ -121,11 +120,11 @@ class PostgresWork:
             claimed = [int(d.receipt) for d in asked if d.count > 0]
             for sql, some in ((_OURS_IF_FREE, [id for id in ids if id not in set(claimed)]), (_OURS, sorted(claimed))):
                 if some:
-                    counts.update(await self._rows("looking for deliveries", sql, await self._queue(), some))
+                    counts.update(await self.rows("looking for deliveries", sql, await self._queue(), some))
             mine |= {d.receipt for d in asked if counts.get(d.receipt) == d.count}
         if brought:
             ids_brought = [written(str(d.receipt)) for d in brought]
-            rows = await self._rows("looking into the inbox", _SEEN, await self._queue(), ids_brought)
+            rows = await self.rows("looking into the inbox", _SEEN, await self._queue(), ids_brought)
             seen = {read(id) for (id,) in rows}
             mine |= {d.receipt for d in brought if d.receipt not in seen}
         return mine
@@ -143,7 +142,7 @@ class PostgresWork:
                 wanted[number, written(address.key)] = address
         if not wanted:
             return {}
-        rows = await self._rows("loading instances", _LOAD, [n for n, _ in wanted], [key for _, key in wanted])
+        rows = await self.rows("loading instances", _LOAD, [n for n, _ in wanted], [key for _, key in wanted])
         return {wanted[number, key]: Stored(state, version, done) for number, key, version, done, state in rows}
 
     @asynccontextmanager
@@ -189,6 +188,7 @@ class PostgresWork:
     async def commit(self, changes: Changes) -> None:
         try:
             with attempting("committing", where=self.where):
+                await self.session.check()
                 await self._write(changes)
                 await self.session.commit()
         except BaseException:
@@ -224,9 +224,10 @@ class PostgresWork:
 
     async def run(self, parts: Parts) -> None:
         """Runs the statement of these parts. Raises `Conflict` if one of them was refused."""
-        for_broker, self._for_broker = self._for_broker, []
-        if for_broker:
-            packet, until = pack(for_broker), self.now + OUTBOX_LEASE // timedelta(microseconds=1)
+        packet: bytes | None = None
+        if self._for_broker:
+            packet, self._for_broker = pack(self._for_broker), []
+            until = self.now + OUTBOX_LEASE // timedelta(microseconds=1)
             parts.add("outboxed", await self.numbers.queue(OUTBOX), packet, until)
         if not parts:
             return
@@ -238,7 +239,7 @@ class PostgresWork:
         refused = parts.refused(row)
         if refused:
             raise Conflict(f"{_REFUSED[refused]} ({self.service!r})")
-        if for_broker:
+        if packet is not None:
             self._outbox.append(Delivery(row[-1], packet, 1))
         rung = parts.rung(row)
         if not rung <= self.names.services.keys():
@@ -293,22 +294,24 @@ class PostgresWork:
 
         if begun:
             done, conversations = [s.done for s in begun], [written(s.conversation) for s in begun]
-            values = (*columns(begun), done, conversations, until(begun), [s.state for s in begun], self.now)
-            parts.add("begun", *values, expects=len(begun))
+            states = [s.state for s in begun]
+            parts.add("begun", *columns(begun), done, conversations, until(begun), states, self.now, expects=len(begun))
             queues = await self.numbers.queues({s.address.service for s in begun})
             waiting = (*columns(begun), [queues[s.address.service] for s in begun])
             if self._posted is None:
                 parts.add("unstashed", *waiting)
                 parts.add("returned")
             else:
-                rows = await self._rows("taking what was stashed", PARTS["unstashed"], *waiting)
+                rows = await self.rows("taking what was stashed", PARTS["unstashed"], *waiting)
                 self._for_broker += [
                     Parcel(self.world.new_id(), packet, queue=self.service) for _, _, packet in sorted(rows)
                 ]
         if changed:
             versions, done = [s.version for s in changed], [s.done for s in changed]
-            values = (*columns(changed), versions, done, until(changed), [s.state for s in changed], self.now)
-            parts.add("changed", *values, expects=len(changed))
+            states = [s.state for s in changed]
+            parts.add(
+                "changed", *columns(changed), versions, done, until(changed), states, self.now, expects=len(changed)
+            )
 
     async def _stash(self, parts: Parts, stashed: Sequence[Stash]) -> None:
         numbers = await self.numbers.workflows({(s.address.service, s.address.workflow) for s in stashed}, make=True)
@@ -337,7 +340,7 @@ class PostgresWork:
             if parcel.reply_to and self._posted is None:
                 replies[written(parcel.reply_to)] = parcel.packet
             at_once.append(parcel)
-        await self._enqueue(parts, at_once)
+        await self.enqueue(parts, at_once)
         if dated:
             letters = list(dated.values())
             values = ([p.queue for p in letters], [p.topic for p in letters], [p.packet for p in letters])
@@ -347,7 +350,7 @@ class PostgresWork:
             parts.add("replied", list(replies), list(replies.values()), self.now)
             self._rung.add(REPLIES)
 
-    async def _enqueue(self, parts: Parts, parcels: Sequence[Parcel]) -> None:
+    async def enqueue(self, parts: Parts, parcels: Sequence[Parcel]) -> None:
         """Puts parcels where they belong, now: into the outbox, if a broker has the queues."""
         if self._posted is not None:
             self._for_broker += [p if p.id else msgspec.structs.replace(p, id=self.world.new_id()) for p in parcels]
@@ -368,7 +371,7 @@ class PostgresWork:
     async def _new_ones(self, parcels: Sequence[Parcel]) -> list[Parcel]:
         """Those whose ids have not been sent before, as far as callers gave them."""
         ids = sorted({written(parcel.id) for parcel in parcels if parcel.once})
-        new = {id for (id,) in await self._rows("sending", _NEW, ids, self.now)}
+        new = {id for (id,) in await self.rows("sending", _NEW, ids, self.now)}
         found: list[Parcel] = []
         for parcel in parcels:
             if parcel.once:
@@ -389,55 +392,6 @@ class PostgresWork:
                 [_encode(msgspec.structs.replace(letter, packet=b"")) for letter in letters],
             )
 
-    async def deliver_due(self, now: int, limit: int) -> int:
-        """Moves dated parcels that are due into their queues, oldest first; returns how many."""
-        rows = await self._rows("taking what is due", _TAKE_DUE, now, limit)
-        parcels = [
-            Parcel(read(id), packet, queue=queue, topic=topic) for _, id, queue, topic, packet in sorted(rows)
-        ]
-        parts = Parts()
-        await self._enqueue(parts, parcels)
-        with attempting("delivering what is due", where=self.where):
-            await self.run(parts)
-        return len(parcels)
-
-    async def expire_stashes(self, now: datetime, limit: int) -> int:
-        """Makes dead letters of messages whose instance did not come in time; returns how many."""
-        rows = await self._rows("taking what was stashed too long", _TAKE_EXPIRED, micros(now), limit)
-        parts = Parts()
-        self.bury(
-            parts,
-            [
-                DeadLetter(
-                    id=self.world.new_id(),
-                    service=service,
-                    packet=packet,
-                    key=read(key),
-                    reason=f"no {name!r} with key {read(key)!r} began within the time that its messages are stashed",
-                    at=now,
-                )
-                for _, service, name, key, packet in sorted(rows)
-            ],
-        )
-        with attempting("setting aside what was stashed too long", where=self.where):
-            await self.run(parts)
-        return len(rows)
-
-    async def return_stashes(self, since: int) -> int:
-        """Puts back into its queue what was stashed at the moment in which its instance began.
-
-        Neither of two such turns sees what the other has not committed.
-        """
-        rows = await self._rows("looking for stashes that are over", _TAKE_MET, since)
-        waiting: dict[str, list[bytes]] = defaultdict(list)
-        for _, service, packet in sorted(rows):
-            waiting[service].append(packet)
-        parts = Parts()
-        await self._enqueue(parts, [Parcel("", p, queue=service) for service, ps in waiting.items() for p in ps])
-        with attempting("returning what was stashed", where=self.where):
-            await self.run(parts)
-        return len(rows)
-
     async def _queue(self) -> int:
         return await self.numbers.queue(self.service)
 
@@ -451,22 +405,8 @@ class PostgresWork:
         if isinstance(self.session, OwnSession):
             await self.session.begin()
 
-    async def _rows(self, attempt: str, sql: str, *values: Any) -> Sequence[Any]:
+    async def rows(self, attempt: str, sql: str, *values: Any) -> Sequence[Any]:
+        """The rows of one statement of ours, within the transaction."""
         with attempting(attempt, where=self.where):
             await self._begin()
             return await self.session.fetch(within(self.names.schema, sql), *values)
-
-
-_TAKE_DUE = """
-    DELETE FROM outlast.dated WHERE (due, id) IN (
-        SELECT due, id FROM outlast.dated WHERE due <= $1 ORDER BY due, id LIMIT $2 FOR UPDATE SKIP LOCKED)
-    RETURNING due, id, queue, topic, packet"""
-_TAKE_EXPIRED = """
-    WITH taken AS (DELETE FROM outlast.stash WHERE id IN (
-        SELECT id FROM outlast.stash WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED)
-        RETURNING id, workflow, key, packet)
-    SELECT t.id, w.service, w.name, t.key, t.packet FROM taken t JOIN outlast.workflows w ON w.id = t.workflow"""
-_TAKE_MET = """
-    WITH taken AS (DELETE FROM outlast.stash s USING outlast.instances i
-        WHERE s.at >= $1 AND i.key = s.key AND i.workflow = s.workflow RETURNING s.id, s.workflow, s.packet)
-    SELECT t.id, w.service, t.packet FROM taken t JOIN outlast.workflows w ON w.id = t.workflow"""

@@ -165,8 +165,10 @@ class Rig:
 
     async def first(self, service: str, engine: Engine | None = None) -> Delivery:
         """The delivery at the head of a queue; an engine may keep from one what another was handed just now."""
-        while not (found := await self.receive(service, engine)):
+        found = await self.receive(service, engine)
+        while not found:
             await asyncio.sleep(0.01)
+            found = await self.receive(service, engine)
         return found[0]
 
     async def claim(self, service: str, delivery: Delivery, engine: Engine | None = None) -> Delivery:

@@ -2,6 +2,6 @@
 
 from outlast.adapters.rabbitmq.settings import Settings, read
 from outlast.adapters.rabbitmq.topology import Piece, make, topology
-from outlast.adapters.rabbitmq.transport import RabbitTransport
+from outlast.adapters.rabbitmq.transport import RabbitMQTransport
 
-__all__ = ["Piece", "RabbitTransport", "Settings", "make", "read", "topology"]
+__all__ = ["Piece", "RabbitMQTransport", "Settings", "make", "read", "topology"]

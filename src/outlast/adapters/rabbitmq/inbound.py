@@ -27,7 +27,7 @@ from outlast.adapters.rabbitmq.topology import (
 )
 from outlast.adapters.rabbitmq.wire import CLOSE_SECONDS, Channel, ChannelLost, Wire, channel_on
 from outlast.errors import Misuse, Unavailable
-from outlast.ports import Arrival, Receiver, World
+from outlast.ports import Arrival, Finding, Receiver, World
 
 Tag = tuple["Consumer", int]
 Brought = tuple[int, bool, bytes, bytes]
@@ -65,7 +65,7 @@ class Consumer:
         self.channel.wire.readers[self.channel.number] = Deliveries(self._delivered)
         self.channel.on("cancel", self._has_been_cancelled)
         await self.channel.call("basic_qos", prefetch_count=prefetch)
-        await self.channel.call("basic_consume", queue=self.queue, on_message_callback=lambda *_: None)
+        await self.channel.call("basic_consume", queue=self.queue, on_message_callback=_never)
 
     def acknowledge(self, numbers: Iterable[int]) -> None:
         """Lets the broker forget these: with one word for all up to the first that is still held."""
@@ -178,6 +178,29 @@ class Inbound:
         except (ChannelLost, TimeoutError) as error:
             raise Unavailable(f"the queue {queue!r} cannot be counted: {error or 'no answer in time'}.") from error
 
+    async def examine(self) -> list[Finding]:
+        """The broker's version, how queues are made, and what is wrong at the moment."""
+        self.link.start()
+        wire = await self.link.wire_in_time()
+        is_quorum = self._settings.queue_type == "quorum"
+        return [
+            Finding(what="broker", is_good=True, seen=f"{wire.product} at {wire.host}"),
+            Finding(
+                what="queues",
+                is_good=is_quorum,
+                seen=self._settings.queue_type,
+                advice=""
+                if is_quorum
+                else "Classic queues are on one node only. Use ?queue_type=quorum where it counts.",
+            ),
+            Finding(
+                what="consuming",
+                is_good=not self.trouble,
+                seen=self.trouble or "all is well",
+                advice="Nothing is lost; it goes on when the cause is gone." if self.trouble else "",
+            ),
+        ]
+
     async def close(self) -> None:
         """Lets go of everything; the queue for answers goes too."""
         wire = self.link.wire
@@ -192,19 +215,14 @@ class Inbound:
     async def _keep(self, wire: Wire) -> None:
         """Has a consumer for each service as long as there is a connection."""
         pause = Pause(self._world)
+        wire.ended.add_done_callback(lambda _: self._changed.set())
         while not wire.ended.done():
             self._changed.clear()
             pause.began()
             await self._restore(wire)
-            changed = asyncio.ensure_future(self._changed.wait())
-            try:
-                await asyncio.wait(
-                    [wire.ended, changed],
-                    timeout=pause.seconds() if self._troubles else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                changed.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause.seconds() if self._troubles else None):
+                    await self._changed.wait()
             if self._changed.is_set():
                 # A consumer that the broker ends again and again is not to cost all of its time.
                 await asyncio.wait([wire.ended], timeout=pause.seconds())
@@ -288,6 +306,10 @@ class Inbound:
         service = self._settings.service(consumer.queue)
         if consumer.queue != self.reply_queue and self.receiver is not None:
             self.receiver.lost(service)
+
+
+def _never(*_: object) -> None:
+    """What pika is to call with a message; the messages do not get to it."""
 
 
 def derived_id(packet: bytes) -> str:

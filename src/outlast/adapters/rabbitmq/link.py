@@ -12,7 +12,7 @@ from outlast.errors import Misuse, Unavailable
 from outlast.ports import World
 
 SHORTEST_PAUSE = 0.2
-LONGEST_PAUSE = 5.0
+LONGEST_PAUSE = 3.0
 STEADY_SECONDS = 10.0
 """A connection that lived so long was a good one: what ends it is a new outage."""
 
@@ -34,7 +34,7 @@ class Pause:
         if self._since and asyncio.get_running_loop().time() - self._since > STEADY_SECONDS:
             self._failures = 0
         self._since = 0.0
-        longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 4**self._failures)
+        longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 4.0**self._failures)
         self._failures = min(self._failures + 1, 10)
         return longest * (0.5 + self._world.dice())
 
@@ -46,6 +46,7 @@ class Link:
         self.settings = settings
         self.wire: Wire | None = None
         self.trouble = ""
+        self._troubled_since = ""
         self._up = asyncio.Event()
         self._misuse: Misuse | None = None
         self._keep = keep
@@ -83,11 +84,10 @@ class Link:
         self.wire = None
 
     def note(self, trouble: str) -> None:
-        """Something does not work from now on; the first time that it was seen stays in the text."""
-        if trouble and self.trouble.partition(", since ")[0] != trouble:
-            self.trouble = f"{trouble}, since {self._world.now():%Y-%m-%d %H:%M:%S} UTC"
-        elif not trouble:
-            self.trouble = ""
+        """What does not work now; since when something did not, stays in the text. Empty: all is well."""
+        if not self.trouble:
+            self._troubled_since = f"{self._world.now():%Y-%m-%d %H:%M:%S} UTC"
+        self.trouble = f"{trouble}, since {self._troubled_since}" if trouble else ""
 
     async def _run(self) -> None:
         pause = Pause(self._world)

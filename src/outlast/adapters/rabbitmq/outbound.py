@@ -80,9 +80,9 @@ class Line:
         await self.channel.open()
         self.channel.wire.readers[self.channel.number] = Confirms(self._confirmed)
         self.channel.on("return", self._has_returned)
-        self.channel.wire.add_on_connection_unblocked_callback(lambda *_: self.moved.set())
+        self.channel.wire.add_on_connection_unblocked_callback(self._may_go_on)
         self.channel.ended.add_done_callback(self._has_ended)
-        await self.channel.call("confirm_delivery", ack_nack_callback=lambda _: None)
+        await self.channel.call("confirm_delivery", ack_nack_callback=_never)
 
     def write(self, parcels: Sequence[Parcel], target_of: Callable[[Parcel], Target]) -> Sheaf:
         """Sends these in one piece."""
@@ -123,6 +123,9 @@ class Line:
         queue, id = getattr(said, "routing_key", ""), getattr(properties, "message_id", "")
         self.known.discard(queue)
         self.returned.add((queue, id))
+
+    def _may_go_on(self, *_: object) -> None:
+        self.moved.set()
 
     def _has_ended(self, _ended: object) -> None:
         for sheaf in self._sheaves:
@@ -320,3 +323,7 @@ def _sheaves_of(parcels: Sequence[Parcel]) -> Iterator[Sequence[Parcel]]:
             begin, size = index + 1, 0
     if begin < len(parcels):
         yield parcels[begin:] if begin else parcels
+
+
+def _never(*_: object) -> None:
+    """What pika is to call with a confirm; the confirms do not get to it."""

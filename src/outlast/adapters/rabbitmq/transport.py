@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from outlast.adapters.rabbitmq.inbound import Consumer, Inbound, Tag
 from outlast.adapters.rabbitmq.outbound import Outbound
-from outlast.adapters.rabbitmq.settings import Settings
-from outlast.ports import Parcel, Receiver, World
+from outlast.adapters.rabbitmq.settings import read
+from outlast.ports import Finding, Parcel, Receiver, World
 
 
-class RabbitTransport:
+class RabbitMQTransport:
     """One process's connections to a RabbitMQ: one to publish, and one to consume if anything is to be consumed.
 
     A message is kept by the broker from the return of `publish` until it is acknowledged, on a quorum queue by most
@@ -19,10 +19,10 @@ class RabbitTransport:
     come again. Answers to requests are kept for a minute without a connection, and not over a restart of the broker.
     """
 
-    def __init__(self, settings: Settings, world: World) -> None:
-        self.settings = settings
-        self._outbound = Outbound(settings, world)
-        self._inbound = Inbound(settings, world)
+    def __init__(self, url: str, world: World) -> None:
+        self.settings = read(url)
+        self._outbound = Outbound(self.settings, world)
+        self._inbound = Inbound(self.settings, world)
 
     @property
     def name(self) -> str:
@@ -35,8 +35,7 @@ class RabbitTransport:
 
     @property
     def trouble(self) -> str:
-        troubles = [self._outbound.trouble, self._inbound.trouble]
-        return "; ".join(dict.fromkeys(trouble for trouble in troubles if trouble))
+        return self._outbound.trouble or self._inbound.trouble
 
     def open(self, receiver: Receiver) -> None:
         self._inbound.receiver = receiver
@@ -64,6 +63,10 @@ class RabbitTransport:
     async def depths(self, services: Sequence[str]) -> Mapping[str, int]:
         """What other processes hold is not in it: RabbitMQ tells that to its management interface only."""
         return {service: await self._inbound.depth(service) for service in services}
+
+    async def examine(self) -> Sequence[Finding]:
+        """What can be asked over AMQP. How large messages may be, and the consumer timeout, cannot."""
+        return await self._inbound.examine()
 
     async def close(self) -> None:
         await self._inbound.close()

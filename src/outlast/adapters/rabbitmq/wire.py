@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import pika
@@ -56,6 +57,7 @@ class Wire(AsyncioConnection):
 
     def __init__(self, settings: Settings, host: Host) -> None:
         loop = asyncio.get_running_loop()
+        self.host = host
         self.ended: asyncio.Future[str] = loop.create_future()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.readers: dict[int, Reader] = {}
@@ -214,7 +216,7 @@ class Channel:
         """What the broker answers to this method of pika's channel. Raises `ChannelLost`."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
-            getattr(self._channel, method)(**arguments, callback=lambda said: _give(answer, said))
+            getattr(self._channel, method)(**arguments, callback=partial(_give, answer))
         except AMQPError as error:
             raise ChannelLost(0, reason(error)) from error
         return await self._either(answer)
@@ -253,7 +255,7 @@ class Channel:
 
 
 @asynccontextmanager
-async def channel_on(wire: Wire) -> AsyncIterator[Channel]:
+async def channel_on(wire: Wire) -> AsyncGenerator[Channel, None]:
     """A channel for a few calls that the broker may answer by closing it."""
     channel = Channel(wire)
     await channel.open()
@@ -265,18 +267,20 @@ async def channel_on(wire: Wire) -> AsyncIterator[Channel]:
 
 def reason(error: BaseException) -> str:
     """What happened, in the words of whoever knew most."""
-    while True:
-        inner = getattr(error, "exceptions", None) or getattr(error, "exception", None) or error.args
-        if isinstance(inner, (list, tuple)):
-            inner = inner[-1] if inner else None
-        if not isinstance(inner, BaseException):
-            break
+    while (inner := _inner(error)) is not None:
         error = inner
     if isinstance(error, (ConnectionClosed, ChannelClosed)):
-        return str(error.reply_text)
+        return error.reply_text
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """What an error was made of: pika wraps what happened up to three times."""
+    parts: list[Any] = [getattr(error, "exception", None), *getattr(error, "exceptions", ()), *error.args]
+    errors = [part for part in parts if isinstance(part, BaseException)]
+    return errors[-1] if errors else None
 
 
 def _give(answer: asyncio.Future[Any], value: Any) -> None:

@@ -126,6 +126,7 @@ class Consumer:
         delivered = int(words[first + 2])
         at = frame.header.find(ID_LINE)
         id = frame.header[at + len(ID_LINE) : frame.header.find(b"\r\n", at + 2)].strip() if at >= 0 else b""
+        id = id.removesuffix(b"@" + frame.subject.rpartition(b".")[2])
         # Nobody gave it an id. Its place and time are the same at every delivery, and never those of another.
         name = from_header_value(id) if id else b":".join((words[first], words[first + 3], words[first + 5])).decode()
         return Arrival(name, frame.payload, delivered - 1, Tag(self, frame.reply, now))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
-from nats.errors import Error, SecureConnRequiredError
+from nats.errors import Error
 from nats.protocol.parser import Parser
 
 from outlast.adapters.nats.place import Place
@@ -157,7 +157,7 @@ class Line(Client):
     def _connect_command(self) -> bytes:
         # This is the first thing that is said, with the password in it.
         if self._place.is_encrypted and not self._server_info.get("tls_required"):
-            raise SecureConnRequiredError("the URL says tls:// and the server offers no encryption")
+            raise Error("the URL says tls:// and the server offers no encryption")
         return super()._connect_command()
 
     async def _note(self, error: Exception) -> None:

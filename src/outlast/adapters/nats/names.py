@@ -19,6 +19,11 @@ def token(name: str) -> str:
     return quote(name, safe="@:+=,").replace(".", "%2E").replace("~", "%7E")
 
 
+def last_token(subject: str) -> bytes:
+    """The service or the topic in a subject."""
+    return subject.rpartition(".")[2].encode()
+
+
 def header_value(text: str) -> bytes:
     """The text as a value of a header, whatever it is. Almost every id stays as it is."""
     if text.isascii() and text.isprintable() and " " not in text and "%" not in text:

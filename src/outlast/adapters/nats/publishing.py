@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from outlast.adapters.nats.line import Frame
-from outlast.adapters.nats.names import ID_HEADER, REQUEST_HEADER, Names, header_value
+from outlast.adapters.nats.names import ID_HEADER, REQUEST_HEADER, Names, header_value, last_token
 from outlast.adapters.nats.session import Session
 from outlast.errors import Misuse, Unavailable
 from outlast.ports import Parcel
@@ -20,6 +20,9 @@ BATCH_MAX = 1000
 """The server's limit."""
 FLIGHT_MAX = 8
 """Batches that are under way at once; the server bears 50 for a stream."""
+
+HEADERS_SIZE = 150
+"""What a batch may add to a message's headers."""
 
 BATCH_ERRORS = range(10174, 10220)
 """What may be wrong with a batch, as for example a message in it that the stream has already."""
@@ -41,37 +44,42 @@ class StreamMissing(Exception):
     """Nobody keeps what was published."""
 
 
-def posts_for(parcels: Sequence[Parcel], names: Names) -> tuple[list[Post], list[Post], list[bytes]]:
-    """What goes to the stream of commands, to that of events, and to processes that wait for answers."""
+def posts_for(parcels: Sequence[Parcel], names: Names, *, size_max: int) -> tuple[list[Post], list[Post], list[bytes]]:
+    """What goes to the stream of commands, to that of events, and to processes that wait for answers.
+
+    Raises `Misuse` if the server would not take one of them.
+    """
     commands: list[Post] = []
     events: list[Post] = []
     answers: list[bytes] = []
     for parcel in parcels:
-        header = b"%b: %b\r\n" % (ID_HEADER, header_value(parcel.id)) if parcel.id else b""
         if parcel.queue:
-            commands.append(Post(names.queue(parcel.queue).encode(), header, parcel.packet))
+            commands.append(_post(parcel, names.queue(parcel.queue), size_max))
         if parcel.topic:
-            events.append(Post(names.topic(parcel.topic).encode(), header, parcel.packet))
+            events.append(_post(parcel, names.topic(parcel.topic), size_max))
         if parcel.reply_to:
             request, _, address = parcel.reply_to.rpartition("@")
             header = b"%b: %b\r\n" % (REQUEST_HEADER, header_value(request))
+            _check_size(parcel, len(header), size_max)
             answers.append(_command(names.answers(address).encode(), b"", header, parcel.packet))
     return commands, events, answers
 
 
-def check_sizes(parcels: Sequence[Parcel], size_max: int) -> None:
-    """Raises `Misuse` if the server would not take one of them."""
-    for parcel in parcels:
-        if len(parcel.packet) + len(parcel.id) + HEADERS_SIZE > size_max:
-            raise Misuse(
-                f"publishing the message {parcel.id!r} of {len(parcel.packet)} bytes failed: the NATS server takes "
-                f"{size_max} bytes at most, with headers. Send a reference to large data instead of the data, or "
-                "raise max_payload in the server's configuration."
-            )
+def _post(parcel: Parcel, subject: str, size_max: int) -> Post:
+    # The stream drops a second message with the same id, to whatever subject: an event that is given to two services
+    # once more, for example, has the same id in both their queues.
+    header = b"%b: %b@%b\r\n" % (ID_HEADER, header_value(parcel.id), last_token(subject)) if parcel.id else b""
+    _check_size(parcel, len(header), size_max)
+    return Post(subject.encode(), header, parcel.packet)
 
 
-HEADERS_SIZE = 250
-"""What our headers may take beside the id."""
+def _check_size(parcel: Parcel, header: int, size_max: int) -> None:
+    if header + HEADERS_SIZE + len(parcel.packet) > size_max:
+        raise Misuse(
+            f"publishing the message {parcel.id!r} of {len(parcel.packet)} bytes failed: the NATS server takes "
+            f"{size_max} bytes at most, with headers. Send a reference to large data instead of the data, or "
+            "raise max_payload in the server's configuration."
+        )
 
 
 async def publish(session: Session, posts: Sequence[Post], *, new_id: Callable[[], str]) -> None:

@@ -20,13 +20,17 @@ Sink = Callable[[Sequence[Frame]], None]
 encode = msgspec.json.Encoder().encode
 
 
+NEVER = (10074,)
+"""More replicas than the server can make: said as an error of the server's own, and it stays."""
+
+
 class Refused(OutlastError):
     """JetStream answered with an error."""
 
     def __init__(self, asked: str, error: dict[str, Any]) -> None:
         super().__init__(f"{asked}: JetStream says {error.get('description', 'nothing more')!r}")
         self.code: int = error.get("err_code", 0)
-        self.is_passing = error.get("code") in (429, 500, 503)
+        self.is_passing = error.get("code") in (429, 500, 503) and self.code not in NEVER
         """It may well succeed later."""
 
 

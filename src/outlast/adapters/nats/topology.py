@@ -10,6 +10,7 @@ from outlast.adapters.nats.names import Names
 from outlast.adapters.nats.place import Place
 from outlast.adapters.nats.session import Absent, Refused, Session
 from outlast.errors import Misuse, Unavailable
+from outlast.ports import Finding
 
 OLDEST = (2, 12)
 """The first NATS with atomic batches."""
@@ -216,3 +217,41 @@ async def _ask(session: Session, subject: str, question: Any = None) -> Any:
 
 def _misuse(error: Refused) -> Misuse:
     return Misuse(f"{error}. Check the streams and consumers of this prefix, or use another one: ?prefix=...")
+
+
+async def examine(session: Session, names: Names) -> list[Finding]:
+    """What may matter of the server, the account and the streams. Raises `Unavailable`."""
+    account = await _ask(session, "INFO")
+    info = session.line.info
+    findings = [
+        Finding(what="NATS server", is_good=True, seen=f"version {info.get('version')} at {session.place.name}"),
+        Finding(what="largest message", is_good=True, seen=f"{session.size_max} bytes, with headers"),
+    ]
+    limit = int(account.get("limits", {}).get("max_storage", -1))
+    used = int(account.get("storage", 0))
+    findings.append(
+        Finding(
+            what="storage of the account",
+            is_good=limit <= 0 or used < 0.8 * limit,
+            seen=f"{used} bytes of {limit if limit > 0 else 'no limit'} are used",
+            advice="Let the services run that are behind, or raise max_file. A full JetStream takes no messages.",
+        )
+    )
+    for stream in (names.commands, names.events):
+        config = await _config(session, f"STREAM.INFO.{stream}", missing=STREAM_MISSING)
+        replicas = config["num_replicas"] if config is not None else 0
+        findings.append(
+            Finding(
+                what=f"durability of the stream {stream!r}",
+                is_good=config is not None,
+                seen=f"{replicas} replicas" if replicas > 1 else ONE_REPLICA if replicas else "it does not exist",
+                advice="It is made when a worker starts.",
+            )
+        )
+    return findings
+
+
+ONE_REPLICA = (
+    "one server keeps it, and does not tell whether it syncs what it confirms. It does so only with "
+    "jetstream { sync_interval: always }; otherwise a power cut loses up to two minutes of messages"
+)

@@ -12,10 +12,10 @@ from outlast.adapters.nats import publishing, topology
 from outlast.adapters.nats.consumer import Consumer, Tag
 from outlast.adapters.nats.line import Frame
 from outlast.adapters.nats.names import REQUEST_HEADER, Names, from_header_value
-from outlast.adapters.nats.place import Place
+from outlast.adapters.nats.place import read_place
 from outlast.adapters.nats.session import Absent, Refused, Session
 from outlast.errors import Misuse, OutlastError, Unavailable
-from outlast.ports import Arrival, Parcel, Receiver, World
+from outlast.ports import Arrival, Finding, Parcel, Receiver, World
 
 TICK_SECONDS = 1.0
 PAUSE_SECONDS_MAX = 5.0
@@ -39,14 +39,16 @@ class NatsTransport:
     has not lost patience. After a longer one, or if the server was restarted, it is handed over again.
     """
 
-    def __init__(self, place: Place, world: World) -> None:
-        self._place = place
+    def __init__(self, url: str, world: World) -> None:
+        place = self._place = read_place(url)
         self._world = world
         self._names = Names(place.prefix)
         self._address = world.new_id()
         self._receiver: Receiver | None = None
         self._services: dict[str, Service] = {}
         self._session: Session | None = None
+        self._latest: Session | None = None
+        """The session that is there, or is being made, or was the last."""
         self._turned = asyncio.Event()
         """Set when an attempt to connect has ended, either way."""
         self._trouble: OutlastError | None = None
@@ -92,8 +94,7 @@ class NatsTransport:
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
         session = await self._connected()
-        publishing.check_sizes(parcels, session.size_max)
-        commands, events, answers = publishing.posts_for(parcels, self._names)
+        commands, events, answers = publishing.posts_for(parcels, self._names, size_max=session.size_max)
         if answers:
             session.line.send(b"".join(answers))
             await session.line.drain()
@@ -143,6 +144,9 @@ class NatsTransport:
         except (Refused, Absent) as error:
             raise Unavailable(str(error)) from error
 
+    async def examine(self) -> Sequence[Finding]:
+        return await topology.examine(await self._connected(), self._names)
+
     async def close(self) -> None:
         session, task = self._session, self._task
         if session is not None:
@@ -157,6 +161,8 @@ class NatsTransport:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if self._latest is not None:
+            await self._latest.end()  # once more: the task may have been in the middle of it
 
     def _deliver_to(self, service: str) -> Callable[[Sequence[Arrival]], None]:
         receiver = self._receiver
@@ -209,7 +215,7 @@ class NatsTransport:
             server = self._place.servers[attempt % len(self._place.servers)]
             attempt += 1
             lost = asyncio.Event()
-            session = Session(self._place, inbox=self._world.new_id(), lost=lost.set)
+            session = self._latest = Session(self._place, inbox=self._world.new_id(), lost=lost.set)
             try:
                 await session.open(server)
                 await self._restore(session)

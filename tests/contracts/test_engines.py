@@ -155,7 +155,9 @@ class TestSqlite(EngineContract):
 
 
 class TestPostgres(EngineContract):
-    features = Features(durable=True, processes=True, notices_death=True, overlapping=True)
+    features = Features(
+        durable=True, processes=True, notices_death=True, overlapping=True, returns_within=timedelta(seconds=2)
+    )
 
     @pytest.fixture
     def store(self, postgres_database: str) -> Store:

@@ -93,8 +93,7 @@ def _postgres(url: str, world: World) -> Store:
 
 
 def _rabbitmq(url: str, world: World) -> Transport:
-    module = _extra("rabbitmq", "pika", "RabbitMQ")
-    transport: Transport = module.RabbitTransport(module.read(url), world)
+    transport: Transport = _extra("rabbitmq", "pika", "RabbitMQ").RabbitMQTransport(url, world)
     return transport
 
 

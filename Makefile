@@ -22,11 +22,14 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+# ENGINE=postgres, rabbitmq or nats: with private servers, which fall as well.
+ENGINE ?= sqlite
+
 demo: .venv/ready
-	$(BIN)/outlast demo $(ARGS)
+	$(BIN)/outlast demo --engine $(ENGINE) $(ARGS)
 
 chaos: .venv/ready
-	$(BIN)/python -m examples.shop.chaos $(ARGS)
+	$(BIN)/python -m examples.shop.chaos --engine $(ENGINE) $(ARGS)
 
 bench: .venv/ready
 	$(BIN)/python -m bench.run $(ARGS)

@@ -6,69 +6,27 @@ driver can do when nothing else is asked of it. `synchronous=FULL`, so every com
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from pathlib import Path
 
-import msgspec
+from bench.by_hand import (
+    ORDERING,
+    PAYMENT,
+    Paid,
+    Pay,
+    Placed,
+    Ship,
+    Shipped,
+    State,
+    new_id,
+    placed,
+    read,
+    read_state,
+    write,
+)
 
 BATCH = 512
-
-
-class Placed(msgspec.Struct, tag="placed"):
-    id: str
-    order: str
-    customer: str
-    amount: int
-    sku: str
-
-
-class Pay(msgspec.Struct, tag="pay"):
-    id: str
-    order: str
-    customer: str
-    amount: int
-
-
-class Paid(msgspec.Struct, tag="paid"):
-    id: str
-    order: str
-    payment: str
-
-
-class Ship(msgspec.Struct, tag="ship"):
-    id: str
-    order: str
-    customer: str
-    sku: str
-
-
-class Shipped(msgspec.Struct, tag="shipped"):
-    id: str
-    order: str
-    label: str
-
-
-class State(msgspec.Struct):
-    order: str
-    customer: str
-    sku: str
-    payment: str = ""
-    label: str = ""
-    version: int = 1
-    done: bool = False
-
-
-read = msgspec.json.Decoder(Placed | Pay | Paid | Ship | Shipped).decode
-read_state = msgspec.json.Decoder(State).decode
-write = msgspec.json.Encoder().encode
-
-ORDERING, PAYMENT, WAREHOUSE = range(3)
-
-
-def new_id() -> str:
-    return f"{time.time_ns() // 1_000_000:012x}7{os.urandom(10).hex()[1:]}"
 
 
 class Limit:
@@ -89,10 +47,7 @@ class Limit:
         self.execute("BEGIN IMMEDIATE")
         self.many(
             "INSERT INTO q0 (body) VALUES (?)",
-            [
-                (write(Placed(new_id(), new_id(), f"customer-{n % 1000}", 1999, f"sku-{n % 97}")),)
-                for n in range(first, last)
-            ],
+            [(write(placed(number)),) for number in range(first, last)],
         )
         self.execute("COMMIT")
 

@@ -48,7 +48,7 @@ def against_limit(orders: int, rounds: int) -> dict[str, object]:
 
 def against_peer(orders: int, rounds: int) -> dict[str, object]:
     """Three services in three processes, alternating with the best durable peer in the same topology."""
-    python = peer_environment()
+    python = peer_environment("dramatiq")
     pairs: list[tuple[float, float]] = []
     for _ in range(rounds):
         peer = subprocess.run(
@@ -80,13 +80,13 @@ def url(name: str, default: str) -> str:
     return os.environ.get(f"BENCH_{name}_URL", default)
 
 
-def peer_environment() -> Path:
+def peer_environment(peer: str) -> Path:
     """The peer's own virtual environment, made if need be."""
-    home = ROOT / ".bench" / "peers"
+    home = ROOT / ".bench" / peer
     python = home / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        requirements = ROOT / "bench/peers/requirements.txt"
+        requirements = ROOT / f"bench/peers/{peer}_requirements.txt"
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
     return python
 

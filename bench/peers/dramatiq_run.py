@@ -1,6 +1,6 @@
 """Measures the peer: three workers, a client that places orders from four threads. Prints orders per second.
 
-Runs in a virtual environment of its own (requirements.txt); RabbitMQ and PostgreSQL are named by
+Runs in a virtual environment of its own (dramatiq_requirements.txt); RabbitMQ and PostgreSQL are named by
 BENCH_AMQP_URL and BENCH_POSTGRES_URL.
 """
 

@@ -5,7 +5,6 @@ It never looks at outlast's tables. `audit` is a pure function; `read_books` get
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +16,7 @@ from pathlib import Path
 from examples.shop.clocks import no_difference
 from examples.shop.ledger import Effect, Ledger
 from examples.shop.messages import OVERDUE
-from examples.shop.program import shop_file
+from examples.shop.rows import open_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,22 +222,23 @@ def _unasked(books: Books, accounts: dict[str, _Account]) -> Iterable[str]:
             yield f"order {id} was never placed, and is in the books"
 
 
-def read_books(directory: Path, outside: Path, accepted: Mapping[str, timedelta]) -> Books:
-    """The books of the shop in the one directory, and of the outside systems in the other."""
+async def read_books(url: str, outside: Path, accepted: Mapping[str, timedelta]) -> Books:
+    """The books of the shop on this engine, and of the outside systems in this directory."""
     gateway, carrier = Ledger(outside / "gateway.db"), Ledger(outside / "carrier.db")
-    with closing(gateway), closing(carrier), closing(sqlite3.connect(shop_file(directory))) as connection:
-        read = connection.execute
-        return Books(
-            accepted=accepted,
-            orders=[
-                OrderRow(id, Decimal(total), status)
-                for id, total, status in read("SELECT order_id, total, status FROM orders")
-            ],
-            charged=gateway.effects(),
-            shipped=carrier.effects(),
-            payments=[
-                (id, kind, Decimal(amount)) for id, kind, amount in read("SELECT order_id, kind, amount FROM payments")
-            ],
-            shipments=[id for (id,) in read("SELECT order_id FROM shipments")],
-            repeats=gateway.repeats() + carrier.repeats(),
-        )
+    with closing(gateway), closing(carrier):
+        async with open_reader(url) as reader:
+            return Books(
+                accepted=accepted,
+                orders=[
+                    OrderRow(id, Decimal(total), status)
+                    for id, total, status in await reader.read("SELECT order_id, total, status FROM orders")
+                ],
+                charged=gateway.effects(),
+                shipped=carrier.effects(),
+                payments=[
+                    (id, kind, Decimal(amount))
+                    for id, kind, amount in await reader.read("SELECT order_id, kind, amount FROM payments")
+                ],
+                shipments=[id for (id,) in await reader.read("SELECT order_id FROM shipments")],
+                repeats=gateway.repeats() + carrier.repeats(),
+            )

@@ -1,6 +1,7 @@
-"""The chaos run: a stream of orders, while services are killed, the disk is full and clocks jump, again and again.
+"""The chaos run: a stream of orders, while services, servers, network, disk and clocks fail, again and again.
 
 python -m examples.shop.chaos --kills 200 --seed 1
+python -m examples.shop.chaos --engine rabbitmq --minutes 10
 python -m examples.shop.chaos --kills 60 --faults kill,stop,term --processes 2
 """
 
@@ -25,12 +26,16 @@ from examples.shop.audit import Report
 from examples.shop.clocks import Clocks, find_library
 from examples.shop.disk import Disk, Skipped, disk_at, small_disk
 from examples.shop.orders import Order, read_orders
-from examples.shop.program import shop_file
+from examples.shop.premises import ENGINES, Missing, Premises, premises
+from examples.shop.program import has_a_shop, shop_file
+from examples.shop.recovery import LONGEST_SECONDS, Recovery, figures
 from examples.shop.stage import run_to_end, set_stage
 from examples.shop.watch import Sight
 from examples.shop.weather import FAULTS, Storm, Weather
 
 LINE_SECONDS = 2.0
+FILE_GAP_SECONDS, SERVER_GAP_SECONDS = 0.35, 1.0
+"""Between two faults on average. With servers there are pauses in which the shop can be seen to find its pace again."""
 IMPATIENT = 5
 """Every so many orders, one waits seconds for its label and not a day, so that timers fire as well."""
 
@@ -43,6 +48,7 @@ class Grounds:
     """The directory of the services' files."""
     outside: Path
     """The directory of the outside systems' ledgers, and of what the processes print."""
+    premises: Premises
     disk: Disk | None = None
     clocks: Clocks | None = None
 
@@ -69,28 +75,43 @@ class Aftermath:
     """How often a service told that the engine failed it."""
     refused_starts: int
     """How often a service could not begin at first."""
+    stuck: int
+    """How many processes had to be killed when they were asked to stop."""
+    recoveries: list[Recovery]
     fallen: list[str] = field(default_factory=list[str])
+    unrest: str = ""
+    """What still waited at the end."""
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     """Faults that could not be brought about here, and why."""
 
     @property
     def is_clean(self) -> bool:
-        return self.report.is_clean and not self.fallen and self.done["kill"] >= self.storm.kills
+        is_enough = bool(self.storm.minutes) or self.done["kill"] >= self.storm.kills
+        return self.report.is_clean and not self.fallen and is_enough and not self.slow
+
+    @property
+    def slow(self) -> list[Recovery]:
+        """The faults of servers after which the shop was not back at work in time."""
+        return [found for found in self.recoveries if found.seconds is None or found.seconds > LONGEST_SECONDS]
 
     def counts(self) -> dict[str, object]:
         """What there is to know, by name."""
         return {
-            **{f"{fault}s": self.done[fault] for fault in FAULTS},
+            "engine": self.storm.engine,
+            **{f"{fault}s": self.done[fault] for fault in FAULTS[self.storm.engine]},
             "skipped": self.skipped,
             "full_disks_felt": self.full_disks_felt,
             "orders_refused": self.orders_refused,
             "orders_taken_before": self.orders_taken_before,
             "interruptions": self.interruptions,
             "refused_starts": self.refused_starts,
+            "stuck": self.stuck,
+            **figures(self.recoveries),
             **self.report.counts(),
             "messages": self.messages,
             "dead_letters": self.dead_letters,
             "fallen": self.fallen,
+            "unrest": self.unrest,
             "seconds": round(self.seconds, 2),
             "healing_seconds": round(self.healing_seconds, 2),
             "seed": self.storm.seed,
@@ -108,6 +129,7 @@ class Aftermath:
             [
                 *lines,
                 *self.report.contradictions[:10],
+                *(f"SLOW {found}" for found in self.slow),
                 *(f"SKIPPED {fault}: {reason}" for fault, reason in self.skipped.items()),
             ]
         )
@@ -130,6 +152,7 @@ async def endure(
 ) -> Aftermath:
     """Runs the shop through the storm, lets it come to rest, and audits it."""
     async with set_stage(
+        grounds.premises,
         grounds.shop,
         storm.names,
         outside=grounds.outside,
@@ -148,11 +171,15 @@ async def endure(
                 stage.storefront.close()
             ended_at = (await stage.watch.look()).seconds
 
-        last = await stage.play(acts(), lambda sight: show(sight, weather.done), rest_seconds=storm.rest_seconds)
+        def seen(sight: Sight) -> None:
+            weather.pace.saw(sight)
+            show(sight, weather.done)
+
+        last = await stage.play(acts(), seen, rest_seconds=storm.rest_seconds)
         fallen = stage.fleet.fallen()
     return Aftermath(
         storm=storm,
-        report=stage.audit(last),
+        report=await stage.audit(last),
         done=weather.done,
         seconds=last.seconds,
         healing_seconds=last.seconds - ended_at,
@@ -163,7 +190,10 @@ async def endure(
         orders_taken_before=stage.storefront.taken_before,
         interruptions=stage.fleet.interruptions(),
         refused_starts=stage.fleet.refused_starts,
+        stuck=stage.fleet.stuck,
+        recoveries=weather.servers.recoveries,
         fallen=fallen,
+        unrest=last.unrest,
         skipped=dict(skipped),
     )
 
@@ -198,7 +228,8 @@ def grounds_in(
                 skipped["disk"] = str(reason)
         possible = replace(storm, faults=tuple(fault for fault in storm.faults if fault not in skipped))
         shop = disk.directory if disk is not None else directory
-        yield possible, Grounds(shop, directory, disk, clocks), skipped
+        place = stack.enter_context(premises(storm.engine, shop, with_network=True))
+        yield possible, Grounds(shop, directory, place, disk, clocks), skipped
         if shop != directory:
             for file in shop.glob(f"{shop_file(shop).name}*"):
                 if file.is_file():
@@ -227,7 +258,7 @@ def run_chaos(storm: Storm, *, keep: str | None, small: str | None, as_json: boo
     with tempfile.TemporaryDirectory(prefix="outlast-chaos-") as temporary:
         directory = Path(keep or temporary).absolute()
         directory.mkdir(parents=True, exist_ok=True)
-        if shop_file(directory).exists():
+        if has_a_shop(directory):
             print(f"{directory} has a shop already. Give --keep an empty directory.", file=sys.stderr)
             return 2
         try:
@@ -237,35 +268,42 @@ def run_chaos(storm: Storm, *, keep: str | None, small: str | None, as_json: boo
                 aftermath = run_to_end(endure(possible, grounds, show=show, skipped=skipped))
         except KeyboardInterrupt:
             return 130
+        except Missing as missing:
+            print(missing, file=sys.stderr)
+            return 1
     print(aftermath.as_json() if as_json else aftermath.as_text())
     return 0 if aftermath.is_clean else 1
 
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Kills the shop's services again and again, and audits its books.")
+    parser = argparse.ArgumentParser(description="Lets fail whatever the shop consists of, and audits its books.")
+    parser.add_argument("--engine", choices=ENGINES, default="sqlite", help="what it runs on (default: sqlite)")
     parser.add_argument("--kills", type=int, default=200, help="how many times a process is killed (default: 200)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="how long it lasts, however many kills there are")
     parser.add_argument("--seed", type=int, default=1, help="another number, other moments (default: 1)")
-    parser.add_argument(
-        "--faults", default=",".join(FAULTS), help="which there are, kill among them (default: %(default)s)"
-    )
+    parser.add_argument("--faults", help="which there are, kill among them, by commas (default: all of the engine's)")
     parser.add_argument("--processes", type=int, default=1, help="of each service (default: 1)")
     parser.add_argument("--per-second", type=float, default=50.0, help="orders placed a second (default: 50)")
     parser.add_argument("--keep", metavar="DIRECTORY", help="leave the files here, to look at them afterwards")
     parser.add_argument("--directory", help="where the disk fault finds a small file system (default: it mounts one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     given = parser.parse_args()
-    faults = tuple(given.faults.split(","))
-    if "kill" not in faults or not set(faults) <= set(FAULTS):
-        parser.error(f"--faults {given.faults}: name kill, and perhaps others of {', '.join(FAULTS)}, by commas")
+    known = FAULTS[given.engine]
+    faults = tuple(given.faults.split(",")) if given.faults else known
+    if "kill" not in faults or not set(faults) <= set(known):
+        parser.error(f"--faults {given.faults}: name kill, and perhaps others of {', '.join(known)}, by commas")
     if given.directory and not Path(given.directory).is_dir():
         parser.error(f"--directory {given.directory}: there is no such directory")
     storm = Storm(
+        engine=given.engine,
         kills=given.kills,
+        minutes=given.minutes,
         seed=given.seed,
         faults=faults,
         processes=given.processes,
         per_second=given.per_second,
+        mean_gap_seconds=FILE_GAP_SECONDS if given.engine == "sqlite" else SERVER_GAP_SECONDS,
     )
     return run_chaos(storm, keep=given.keep, small=given.directory, as_json=given.json)
 

@@ -12,9 +12,11 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from examples.shop.clocks import Clocks
-from examples.shop.program import TRY_AGAIN
+from examples.shop.program import TRY_AGAIN, url_of
 
 SERVICES = ("ordering", "payment", "warehouse")
+STOP_SECONDS = 40.0
+"""A process that is asked to stop may first finish what it is at."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,17 +30,22 @@ class Fleet:
         self,
         directory: Path,
         *,
+        url: str = "",
         outside: Path | None = None,
         clocks: Clocks | None = None,
         settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.directory = directory
+        self.url = url or url_of(directory)
+        """The engine that the services use."""
         self.outside = outside or directory
         self.clocks = clocks
         self.settings = settings
         """Further variables of the processes' environment."""
         self.refused_starts = 0
         """How often a process said that it could not begin at the moment, and was started again."""
+        self.stuck = 0
+        """How many processes did not end when they were asked to, and were killed."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pids: list[int] = []
 
@@ -67,6 +74,7 @@ class Fleet:
         environment = {
             **os.environ,
             "SHOP_DIRECTORY": str(self.directory),
+            "SHOP_URL": self.url,
             "SHOP_OUTSIDE": str(self.outside),
             "PYTHONPATH": path,
             **self.settings,
@@ -90,10 +98,15 @@ class Fleet:
         process.wait()
 
     def terminate(self, name: str) -> None:
-        """Asks the process to stop, and waits until it has."""
+        """Asks the process to stop, and waits until it has; kills it if that takes too long."""
         process = self._processes.pop(name)
         process.terminate()
-        process.wait()
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.stuck += 1
+            process.kill()
+            process.wait()
 
     def freeze(self, name: str) -> None:
         """Stops the process where it is, even in the middle of a transaction; `thaw` lets it go on."""
@@ -110,6 +123,10 @@ class Fleet:
     def fallen(self) -> list[str]:
         """Those that ended although nobody ended them: a defect."""
         return [name for name, process in self._processes.items() if process.poll() not in (None, TRY_AGAIN)]
+
+    def last_words(self, name: str) -> str:
+        """The end of what this process wrote."""
+        return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-20:])
 
     def revive(self) -> None:
         """Starts those again that could not begin, as any service manager would."""

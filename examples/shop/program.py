@@ -26,13 +26,23 @@ def outside_directory() -> Path:
 
 
 def shop_file(directory: Path) -> Path:
-    """The file that the services share: messages, state, and every service's own tables."""
+    """The file that the services share unless SHOP_URL says otherwise: messages, state, every service's own tables."""
     return directory / "shop.db"
+
+
+def has_a_shop(directory: Path) -> bool:
+    """Whether a shop was run here before, be it in a file or with servers."""
+    return shop_file(directory).exists() or (directory / "ordering.log").exists()
 
 
 def url_of(directory: Path) -> str:
     """What outlast calls that file."""
     return f"sqlite:///{shop_file(directory)}"
+
+
+def shop_url() -> str:
+    """Where the shop's messages and tables are: SHOP_URL, which may name any engine, or the file in its directory."""
+    return os.environ.get("SHOP_URL") or url_of(shop_directory())
 
 
 def run_program(service: Service) -> None:
@@ -44,7 +54,7 @@ def run_program(service: Service) -> None:
         is_ready = True
 
     try:
-        asyncio.run(run(Worker([service], url=url_of(shop_directory()), observe=_report), ready=ready))
+        asyncio.run(run(Worker([service], url=shop_url(), observe=_report), ready=ready))
     except Unavailable as error:
         if is_ready:
             raise

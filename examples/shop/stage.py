@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from examples.shop.audit import Report, audit, read_books
 from examples.shop.clocks import Clocks, no_difference
 from examples.shop.fleet import Fleet
-from examples.shop.program import url_of
+from examples.shop.premises import Premises
+from examples.shop.rows import open_reader
 from examples.shop.storefront import Storefront
 from examples.shop.watch import Sight, Watch
 from outlast import Client
@@ -26,15 +27,47 @@ QUIET_LOOKS = 3
 T = TypeVar("T")
 
 
+class Calm:
+    """Tells a shop at rest from one that is only between two messages."""
+
+    def __init__(self, premises: Premises) -> None:
+        self._premises = premises
+        self._quiet = 0
+
+    async def is_lasting(self, sight: Sight) -> bool:
+        """Whether this was quiet, as were those before it, and nothing is hidden either."""
+        self._quiet = self._quiet + 1 if sight.is_quiet else 0
+        if self._quiet < QUIET_LOOKS:
+            return False
+        if await self._premises.outstanding():
+            self._quiet = 0
+        return self._quiet > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A shop whose services are up."""
 
-    directory: Path
+    premises: Premises
     fleet: Fleet
     client: Client
+    """The storefront's."""
     watch: Watch
     storefront: Storefront
+
+    async def kill(self, who: str) -> None:
+        """kill -9 for a process of a service, or for a server."""
+        if who in self.premises.servers:
+            await self.premises.kill(who)
+        else:
+            self.fleet.kill(who)
+
+    async def start(self, who: str) -> None:
+        """Brings it back."""
+        if who in self.premises.servers:
+            await self.premises.start(who)
+        else:
+            self.fleet.start(who)
 
     async def play(
         self, acts: Coroutine[Any, Any, None], show: Callable[[Sight], None], *, rest_seconds: float
@@ -45,7 +78,7 @@ class Stage:
         """
         playing = asyncio.create_task(acts)
         ended_at = 0.0
-        quiet = 0
+        calm = Calm(self.premises)
         try:
             while True:
                 sight = await self.watch.look()
@@ -53,8 +86,7 @@ class Stage:
                 if playing.done():
                     playing.result()
                     ended_at = ended_at or sight.seconds
-                    quiet = quiet + 1 if sight.is_quiet else 0
-                    if quiet == QUIET_LOOKS or sight.seconds > ended_at + rest_seconds:
+                    if await calm.is_lasting(sight) or sight.seconds > ended_at + rest_seconds:
                         return sight
                 self.fleet.revive()
                 if self.fleet.fallen():
@@ -64,10 +96,21 @@ class Stage:
             playing.cancel()
             await asyncio.gather(playing, return_exceptions=True)
 
-    def audit(self, last: Sight) -> Report:
+    async def is_at_rest(self, *, longest_seconds: float) -> bool:
+        """Waits until every order has ended and nothing is under way; not longer than this."""
+        latest = self.watch.seconds() + longest_seconds
+        calm = Calm(self.premises)
+        while self.watch.seconds() < latest:
+            sight = await self.watch.look()
+            if await calm.is_lasting(sight):
+                return not sight.under_way
+            await asyncio.sleep(LOOK_SECONDS)
+        return False
+
+    async def audit(self, last: Sight) -> Report:
         """What the books say, as the last sight was."""
         return audit(
-            read_books(self.directory, self.fleet.outside, self.storefront.accepted),
+            await read_books(self.premises.back_door, self.fleet.outside, self.storefront.accepted),
             is_quiet=last.is_quiet,
             apart=self.fleet.clocks.apart if self.fleet.clocks is not None else no_difference,
         )
@@ -75,6 +118,7 @@ class Stage:
 
 @asynccontextmanager
 async def set_stage(
+    premises: Premises,
     directory: Path,
     names: Sequence[str],
     *,
@@ -82,17 +126,24 @@ async def set_stage(
     clocks: Clocks | None = None,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncGenerator[Stage]:
-    """The shop in this directory with these processes running; none is left when it is taken down.
+    """The shop on these premises with these processes running; none is left when it is taken down.
 
     `outside` is where the outside systems have their ledgers, if not in the same directory.
     """
-    with Fleet(directory, outside=outside, clocks=clocks, settings=settings) as fleet:
-        async with Client(url_of(directory), name="storefront") as client:
-            for name in names:
-                fleet.start(name)
-            with closing(Watch(client, fleet, directory)) as watch:
+    with Fleet(directory, url=premises.url, outside=outside, clocks=clocks, settings=settings) as fleet:
+        for name in names:
+            fleet.start(name)
+        async with (
+            Client(premises.url, name="storefront") as client,
+            Client(premises.back_door, name="watch") as onlooker,
+            open_reader(premises.back_door) as reader,
+        ):
+            watch = Watch(onlooker, fleet, reader, premises.down)
+            try:
                 await watch.until_ready()
-                yield Stage(directory, fleet, client, watch, Storefront())
+                yield Stage(premises, fleet, client, watch, Storefront())
+            finally:
+                await watch.close()
 
 
 def run_to_end(main: Coroutine[Any, Any, T]) -> T:

@@ -25,6 +25,16 @@ class Storefront:
         self.taken_before = 0
         """Orders that were taken by a try of which the customer did not hear."""
         self._is_closed = False
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def pause(self) -> None:
+        """Takes no order until `resume`; the one at hand is finished."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Goes on at the same pace, without hurrying after the orders that did not come meanwhile."""
+        self._open.set()
 
     def close(self) -> None:
         """Takes no more orders; the one at hand is finished."""
@@ -36,6 +46,10 @@ class Storefront:
         opened = loop.time()
         for number, order in enumerate(orders):
             await asyncio.sleep(max(0.0, opened + number / per_second - loop.time()))
+            if not self._open.is_set():
+                paused = loop.time()
+                await self._open.wait()
+                opened += loop.time() - paused
             if self._is_closed:
                 return
             await self._sell(client, order)

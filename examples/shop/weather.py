@@ -10,9 +10,20 @@ from dataclasses import dataclass
 from examples.shop.clocks import OFFSETS
 from examples.shop.disk import Disk
 from examples.shop.fleet import SERVICES
+from examples.shop.premises import BROKER, DATABASE
+from examples.shop.recovery import Pace
+from examples.shop.server_weather import NETWORK_FAULTS, SERVER_FAULTS, ServerWeather
 from examples.shop.stage import Stage
 
-FAULTS = ("kill", "stop", "term", "disk", "clock")
+PROCESS_FAULTS = ("kill", "stop", "term")
+FAULTS = {
+    "sqlite": (*PROCESS_FAULTS, "disk", "clock"),
+    "postgres": (*PROCESS_FAULTS, DATABASE, *NETWORK_FAULTS),
+    "rabbitmq": (*PROCESS_FAULTS, DATABASE, BROKER, *NETWORK_FAULTS, "alarm", "queue"),
+    "nats": (*PROCESS_FAULTS, DATABASE, BROKER, *NETWORK_FAULTS),
+}
+"""What there is on each engine."""
+SERVERS = "the servers"
 FELT_SECONDS = 15.0
 """How long a disk stays full at most until somebody feels it: a write-ahead log has some room of its own."""
 
@@ -21,7 +32,10 @@ FELT_SECONDS = 15.0
 class Storm:
     """What a chaos run does."""
 
+    engine: str = "sqlite"
     kills: int = 200
+    minutes: float = 0.0
+    """If not 0, it lasts so long, however many kills there are."""
     seed: int = 1
     faults: tuple[str, ...] = ("kill",)
     """Every second one is a kill, and the others are any of these."""
@@ -55,30 +69,55 @@ class Weather:
         self.done: Counter[str] = Counter()
         self.full_disks_felt = 0
         """How many of the full disks made the storefront refuse an order."""
+        self.pace = Pace(storm.per_second)
         self._stage = stage
         self._disk = disk
         self._chance = random.Random(storm.seed)
+        self.servers = ServerWeather(stage, self._chance, self.pace)
         self._struck: set[str] = set()
 
     async def rage(self) -> None:
-        """Strikes until there were enough kills, and returns when every process is up again."""
+        """Strikes until it is enough, and returns when everybody is up again."""
         storm, chance = self.storm, self._chance
         async with asyncio.TaskGroup() as strikes:
-            while self.done["kill"] < storm.kills:
+            while not self._is_enough():
                 gap = chance.expovariate(1 / (storm.mean_gap_seconds - storm.shortest_gap_seconds))
                 await asyncio.sleep(storm.shortest_gap_seconds + gap)
                 fault = "kill" if chance.random() < 0.5 else chance.choice(storm.faults)
-                struck = chance.choice(storm.names) if fault != "disk" else "the disk"
-                if struck not in self._struck:
-                    self._struck.add(struck)
-                    self.done[fault] += 1
+                struck = self._target(fault)
+                if struck in self._struck:
+                    continue
+                self._struck.add(struck)
+                self.done[fault] += 1
+                if fault == "queue":
+                    await self._alone(struck, fault)
+                else:
                     strikes.create_task(self._strike(struck, fault))
         if self._stage.fleet.clocks is not None:
             # What was dated by a clock that was ahead would else wait until the machine's clock is there.
             self._stage.fleet.clocks.agree()
 
+    def _is_enough(self) -> bool:
+        if self.storm.minutes:
+            return self._stage.watch.seconds() > 60 * self.storm.minutes
+        return self.done["kill"] >= self.storm.kills
+
+    def _target(self, fault: str) -> str:
+        if fault == "disk":
+            return "the disk"
+        return SERVERS if fault in SERVER_FAULTS else self._chance.choice(self.storm.names)
+
+    async def _alone(self, struck: str, fault: str) -> None:
+        """A fault that the others must be over for, and that none begins during."""
+        while self._struck != {struck}:  # noqa: ASYNC110  (a set gives no notice)
+            await asyncio.sleep(0.05)
+        await self._strike(struck, fault)
+
     async def _strike(self, struck: str, fault: str) -> None:
         match fault:
+            case _ if struck == SERVERS:
+                if not await self.servers.strike(fault):
+                    self.done[fault] -= 1
             case "disk":
                 await self._fill_disk()
             case "clock":

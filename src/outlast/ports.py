@@ -66,6 +66,15 @@ def unpack(packet: bytes) -> list[Parcel]:
     return [Parcel(*fields) for fields in _UNPACK(packet)]
 
 
+def with_id_of_its_own(parcel: Parcel, new_id: Callable[[], str]) -> Parcel:
+    """The parcel as a broker is to know it: if the caller gave the id, or nobody did, with a new one.
+
+    A caller's id may come again when the store has forgotten that it was sent; an inbox may remember it longer, and
+    would take what is new for a copy.
+    """
+    return parcel if parcel.id and not parcel.once else msgspec.structs.replace(parcel, id=new_id(), once=False)
+
+
 _PACK = msgspec.msgpack.Encoder().encode
 _UNPACK = msgspec.msgpack.Decoder(list[tuple[str, bytes, str, str, str]]).decode
 
@@ -284,6 +293,19 @@ class SharesConnection(Protocol):
 
     async def begin_on(self, connection: Any) -> Work:
         """A transaction on this connection. Raises `Misuse` if it is open on another database, or in one already."""
+        ...
+
+
+@runtime_checkable
+class HasSchema(Protocol):
+    """An engine whose tables may have to be made by somebody who has the right to, and not by the services."""
+
+    def schema_sql(self) -> str:
+        """All SQL that makes the tables."""
+        ...
+
+    async def migrate(self) -> None:
+        """Brings the tables up to date. Raises `Unavailable`."""
         ...
 
 

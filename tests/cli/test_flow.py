@@ -218,9 +218,9 @@ def test_the_demo_says_where_it_can_be_had(tmp_path: Path) -> None:
 def test_the_demo_is_given_its_options_and_gives_its_exit_code(tmp_path: Path) -> None:
     (tmp_path / "examples/shop").mkdir(parents=True)
     (tmp_path / "examples/shop/demo.py").write_text(
-        "def run_demo(*, seed, keep, as_json):\n    print(seed, keep, as_json)\n    return 5\n"
+        "def run_demo(*, seed, keep, as_json, engine):\n    print(engine, seed, keep, as_json)\n    return 5\n"
     )
 
-    said = outlast(tmp_path, "demo", "--seed", "7", "--keep", "here", "--json")
+    said = outlast(tmp_path, "demo", "--engine", "nats", "--seed", "7", "--keep", "here", "--json")
 
-    assert (said.code, said.out) == (5, "7 here True\n")
+    assert (said.code, said.out) == (5, "nats 7 here True\n")

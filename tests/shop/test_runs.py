@@ -11,15 +11,19 @@ import pytest
 from examples.shop.demo import PROBLEMS_FOUND, run_demo
 from examples.shop.ledger import Ledger
 from examples.shop.program import shop_file
-from examples.shop.script import Script
+from examples.shop.script import Mishap, Script
 
-SHORT = Script(orders=150, per_second=100, payment_away_seconds=1.0, ordering_away_seconds=0.5)
+SHORT = Script(
+    orders=150,
+    per_second=100,
+    mishaps=(Mishap("payment", "placed", 0.25, 1.0), Mishap("ordering", "ended", 0.4, 0.5)),
+)
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the seed, the script is short."""
-    monkeypatch.setattr(Script, "of", classmethod(lambda cls, seed: SHORT))
+    monkeypatch.setattr(Script, "of", classmethod(lambda cls, seed, servers: SHORT))
 
 
 @pytest.mark.usefixtures("short")
@@ -32,7 +36,7 @@ def test_the_demo_ends_with_its_books_in_order(capsys: pytest.CaptureFixture[str
     assert (found["seed"], found["orders"]) == (5, 150)
     assert found["shipped"] + found["refunded"] == 150
     assert found["refunded"] == found["dead_letters"] == 5
-    assert [kill["service"] for kill in found["killed"]] == ["payment", "ordering"]
+    assert [kill["who"] for kill in found["killed"]] == ["payment", "ordering"]
     assert found["killed"][0]["most_waiting"] > 20
     assert all(found[name] == 0 for name in ("waiting", "lost", "charged_twice", "labelled_twice"))
 

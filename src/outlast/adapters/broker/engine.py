@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime, timedelta
 from typing import Any
 
-from outlast.adapters.broker.postman import Postman
+from outlast.adapters.broker.postman import LOOK, Postman
 from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray, handed_over
 from outlast.core.recovery import Patience
 from outlast.errors import Misuse, Unavailable
@@ -39,15 +39,15 @@ ASKED_AT_ONCE = 10_000
 
 
 class BrokerEngine:
-    """One process's view of a broker with a store."""
+    """One process's view of a broker with a store. `look`: how often it looks for what others left in the outbox."""
 
-    def __init__(self, transport: Transport, store: Store, world: World) -> None:
+    def __init__(self, transport: Transport, store: Store, world: World, *, look: timedelta = LOOK) -> None:
         self.transport = transport
         self.store = store
         self.world = world
         self.connection_type = store.connection_type
         self.connection_waits = store.connection_waits
-        self.postman = Postman(transport, store, world)
+        self.postman = Postman(transport, store, world, look=look)
         store.posted = self.postman.post
         self._trays: dict[str, Tray] = {}
         self._answers: dict[str, bytes] = {}
@@ -71,8 +71,9 @@ class BrokerEngine:
         self.open()
         tray = self._trays.setdefault(service, Tray())
         dropped = set(await self.store.topics(service)).difference(topics)
-        await self.store.declare(service, topics)
+        # The broker first: as long as the store has the old topics, whoever tries again knows what to drop.
         await self.transport.declare(service, topics, sorted(dropped))
+        await self.store.declare(service, topics)
         tray.put([])
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
@@ -102,10 +103,14 @@ class BrokerEngine:
         if tray is None:
             return
         tray.claim(by_keeper(changes.claimed)[1])
-        if tags := tray.tags(by_keeper(changes.renewed)[1]):
-            await self.transport.renew(tags)
-        if tags := tray.settle(by_keeper(changes.released)[1]):
-            await self.transport.release(tags)
+        renewed, released = by_keeper(changes.renewed)[1], by_keeper(changes.released)[1]
+        # It is committed whatever happens here: a broker that hears nothing hands these over again.
+        with suppress(Unavailable):
+            if renewed and (tags := tray.every_tag()):
+                # What waits behind that which is handled must not be counted as handed over in vain.
+                await self.transport.renew(tags)
+            if tags := tray.settle(released):
+                await self.transport.release(tags)
 
     async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
         tray = self._trays.get(service)
@@ -128,7 +133,9 @@ class BrokerEngine:
         self.open()
         self._asked[request] = None
         if len(self._asked) > ASKED_AT_ONCE:  # the oldest has been given up long ago
-            del self._asked[next(iter(self._asked))]
+            given_up = next(iter(self._asked))
+            del self._asked[given_up]
+            self._answers.pop(given_up, None)
         return f"{request}@{self.transport.reply_address}"
 
     async def reply(self, request: str) -> bytes | None:

@@ -56,7 +56,7 @@ def write(connection: sqlite3.Connection, queue: int, entries: Sequence[Entry]) 
 
 
 def read(
-    connection: sqlite3.Connection, *, conversation: str, key: str = "", after: int
+    connection: sqlite3.Connection, *, conversation: str, key: str = "", after: int, queues: str = "outlast_queues"
 ) -> Iterator[tuple[int, Entry]]:
     """Numbered entries after number `after`, oldest first; of this conversation and of instances with this key,
     or of all if both are empty.
@@ -64,7 +64,7 @@ def read(
     marks_wanted = [struct.pack("<I", zlib.crc32(name.encode())) for name in (conversation, key) if name]
     turns = connection.execute(
         "SELECT h.number, h.queue, q.name, h.at, h.marks FROM outlast_history h "
-        "JOIN outlast_queues q ON q.id = h.queue WHERE h.number >= ? ORDER BY h.number",
+        f"JOIN {queues} q ON q.id = h.queue WHERE h.number >= ? ORDER BY h.number",
         (after >> PLACES,),
     )
     for turn, queue, service, at, marks in turns:

@@ -140,6 +140,9 @@ QUEUE = """
 """
 
 
+MOVED = 1_000_000
+"""The version of a file that was left for another engine."""
+
 # What was prepared once is run again without asking the authorizer, so our own statements have texts that nobody
 # else's have.
 BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ROLLBACK_TO, RELEASE = (
@@ -267,6 +270,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(BEGIN)
     try:
         version = _version(connection)
+        if version == MOVED:
+            raise Unavailable(moved(connection, path))
         if version > len(MIGRATIONS):
             raise Unavailable(
                 f"{path} has schema version {version}, and this outlast knows versions up to {len(MIGRATIONS)}. "
@@ -279,6 +284,15 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     except BaseException:
         connection.execute(ROLLBACK)
         raise
+
+
+def moved(connection: sqlite3.Connection, path: Path) -> str:
+    """What to say to who opens a file that was left."""
+    [[url]] = connection.execute("SELECT url FROM outlast_moved")
+    return (
+        f"{path} was left for {url} by `outlast move`, and nothing runs on it any more. Use that URL. If the move was "
+        "interrupted, run the same command once more."
+    )
 
 
 def run_script(connection: sqlite3.Connection, statements: str) -> None:

@@ -166,6 +166,9 @@ async def test_replicas_that_one_server_cannot_give_are_refused(nats_account: st
     async with opened(nats_account, replicas=3) as (transport, _):
         with pytest.raises(Misuse, match="replicas"):
             await transport.declare("payment", [], [])
+        # The messages are not to blame: they wait, and are not set aside.
+        with pytest.raises(Unavailable, match="replicas"):
+            await transport.publish(commands(1))
 
 
 async def test_two_prefixes_never_meet(nats_account: str) -> None:

@@ -84,7 +84,12 @@ class NatsTransport:
         self._task = asyncio.get_running_loop().create_task(self._supervise())
 
     async def declare(self, service: str, topics: Sequence[str], dropped: Sequence[str]) -> None:
-        session = await self._connected(within=self._place.publish_timeout_seconds)
+        try:
+            session = await self._connected(within=self._place.publish_timeout_seconds)
+        except Unavailable:
+            if isinstance(self._trouble, Misuse):
+                raise Misuse(str(self._trouble)) from None
+            raise
         await self._make(session, service, topics, change=True)
         known = self._services.get(service)
         names = self._names
@@ -116,11 +121,13 @@ class NatsTransport:
         try:
             await publishing.publish(session, posts, new_id=self._world.new_id)
         except publishing.StreamMissing:
-            await topology.make_stream(session, self._place, self._names)
             try:
+                await topology.make_stream(session, self._place, self._names)
                 await publishing.publish(session, posts, new_id=self._world.new_id)
             except publishing.StreamMissing as error:
                 raise Unavailable(f"publishing to {self.name} failed: JetStream is not ready.") from error
+            except Misuse as error:  # of the stream; the messages are not to blame
+                raise Unavailable(str(error)) from error
 
     async def acknowledge(self, tags: Sequence[Any]) -> None:
         mine = self._let_go(tags)
@@ -208,12 +215,12 @@ class NatsTransport:
             tag.told_at = now
 
     async def _connected(self, *, within: float = MOMENT_SECONDS) -> Session:
-        """The session, for which it waits a moment. Raises what is in the way."""
+        """The session, for which it waits a moment. Raises `Unavailable`, whatever is in the way."""
         with suppress(TimeoutError):
             async with asyncio.timeout(min(within, self._place.publish_timeout_seconds)):
                 while self._session is None or self._session.is_lost:
                     if isinstance(self._trouble, Misuse):
-                        raise Misuse(str(self._trouble))
+                        break
                     self._turned.clear()
                     await self._turned.wait()
         if self._session is None or self._session.is_lost:

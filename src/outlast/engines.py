@@ -99,7 +99,7 @@ def _rabbitmq(url: str, world: World) -> Transport:
 
 def _nats(url: str, world: World) -> Transport:
     module = _extra("nats", "nats", "NATS")
-    transport: Transport = module.NatsTransport(module.read_place(url), world)
+    transport: Transport = module.NatsTransport(url, world)
     return transport
 
 

@@ -58,7 +58,7 @@ class Pace:
         """How many were handled by this moment, as if they came evenly between two sights."""
         place = bisect_left(self._seconds, seconds)
         if place == 0:
-            return 0.0
+            return self._handled[0]
         if place == len(self._seconds):
             return self._handled[-1]
         since, until = self._seconds[place - 1], self._seconds[place]

@@ -501,6 +501,11 @@ class DeadLetterStatus(Value, frozen=True, kw_only=True):
 class Inspector(Protocol):
     """What operators may ask of an engine, and do. Reads never change anything."""
 
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment; empty when all is well. Then some of the answers may lack something."""
+        ...
+
     async def examine(self) -> Sequence[Finding]:
         """Versions, settings, limits, rights and clocks, as far as they matter. Raises `Unavailable`."""
         ...

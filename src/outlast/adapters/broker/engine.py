@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime, timedelta
@@ -34,6 +35,8 @@ CLOSING_SECONDS = 5.0
 """How long a process that stops waits for the broker to take what it has sent. It is in the outbox in any case."""
 
 
+ASKING_SECONDS = 3.0
+"""How long a broker is asked how much waits, before its part is left out."""
 ASKED_AT_ONCE = 10_000
 """Requests whose answers are waited for, at most."""
 
@@ -147,9 +150,12 @@ class BrokerEngine:
     async def depths(self, services: Sequence[str]) -> Mapping[str, int]:
         """How many messages wait at the broker; those of a broker that cannot be asked are not counted."""
         self.open()
+        if self.transport.trouble:
+            return {}
         try:
-            return await self.transport.depths(services)
-        except Unavailable:  # what the store knows can be looked at all the same
+            async with asyncio.timeout(ASKING_SECONDS):
+                return await self.transport.depths(services)
+        except (Unavailable, TimeoutError):  # what the store knows can be looked at all the same
             return {}
 
     async def examine(self) -> Sequence[Finding]:

@@ -6,8 +6,20 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from outlast.errors import Conflict, Unavailable
-from outlast.ports import OUTBOX, OUTBOX_LEASE, Changes, Delivery, Store, Transport, World, unpack
+from outlast.core.naming import open_packet
+from outlast.errors import Conflict, Misuse, Unavailable
+from outlast.ports import (
+    OUTBOX,
+    OUTBOX_LEASE,
+    Changes,
+    DeadLetter,
+    Delivery,
+    Parcel,
+    Store,
+    Transport,
+    World,
+    unpack,
+)
 
 ROWS = 64
 """Rows at once: taken, published together, and deleted in one transaction."""
@@ -117,10 +129,13 @@ class Postman:
     async def _publish(self, rows: Sequence[Delivery]) -> None:
         try:
             await self.transport.publish([parcel for row in rows for parcel in unpack(row.packet)])
-        except Exception:
-            if len(rows) == 1 or self.transport.trouble:
+        except Exception as error:
+            if len(rows) > 1 and not self.transport.trouble:
+                await self._publish_each(rows)
+            elif isinstance(error, Misuse):
+                await self._sort_out(rows[0])
+            else:
                 raise
-            await self._publish_each(rows)
         else:
             self._settled += rows
 
@@ -136,6 +151,36 @@ class Postman:
                 refused = error
         if refused is not None:
             raise refused
+
+    async def _sort_out(self, row: Delivery) -> None:
+        """Sets aside what no broker will ever take, such as a message that is too large, and publishes the rest."""
+        dead: list[DeadLetter] = []
+        for parcel in unpack(row.packet):
+            try:
+                await self.transport.publish([parcel])
+            except Misuse as error:
+                dead.append(self._dead_letter(parcel, error))
+        if dead:
+            work = await self.store.begin("")
+            try:
+                await work.commit(Changes(dead=dead))
+            except BaseException:
+                await work.rollback()
+                raise
+        self._settled.append(row)
+
+    def _dead_letter(self, parcel: Parcel, error: Misuse) -> DeadLetter:
+        envelope = open_packet(parcel.packet)
+        return DeadLetter(
+            id=self.world.new_id(),
+            service=parcel.queue or envelope.sender,
+            packet=parcel.packet,
+            reason=f"{self.transport.name} does not take it: {error}",
+            message_id=envelope.id,
+            type=envelope.type,
+            conversation=envelope.conversation,
+            at=self.world.now(),
+        )
 
     async def _take(self) -> list[Delivery]:
         """Claims what nobody else is taking."""

@@ -50,6 +50,10 @@ class PostgresInspector:
     def __init__(self, engine: Database) -> None:
         self.engine = engine
 
+    @property
+    def trouble(self) -> str:
+        return self.engine.trouble
+
     async def _rows(self, sql: str, *values: Any) -> Sequence[Any]:
         return await self.engine.fetch("looking into the database", sql, *values)
 

@@ -195,7 +195,7 @@ class Way:
 
     def _regulate(self) -> None:
         full = self._target_full and not self.target.is_over
-        self.source.read(not self._is_silent() and not full and self._held_bytes < MOST_HELD)
+        self.source.read(not full and self._held_bytes < MOST_HELD)
 
     async def _empty(self) -> None:
         """Passes on what is held, piece by piece, each when its time has come."""

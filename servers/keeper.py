@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-GRACE_SECONDS = 1.0
+GRACE_SECONDS = 6.5
+"""PostgreSQL kills those of its children that do not react, be it that they are halted, after five seconds."""
+LOOK_SECONDS = 0.02
 
 
 class Keeper:
@@ -49,10 +51,25 @@ class Keeper:
             self._process.stdin.write(f"{line}\n".encode())
 
 
-def end(pids: Iterable[int], number: int) -> None:
+def send(pids: Iterable[int], number: int) -> set[int]:
+    """Sends this signal, and returns those that are there to receive it."""
+    there: set[int] = set()
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+            there.add(pid)
+    return there
+
+
+def end(pids: set[int]) -> None:
+    """Ends these processes: by a signal at which PostgreSQL ends its children too, and if need be by force."""
+    send(pids, signal.SIGCONT)
+    left = send(pids, signal.SIGQUIT)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while left and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+        left = send(left, 0)
+    send(left, signal.SIGKILL)
 
 
 def main(remove: str) -> None:
@@ -65,11 +82,7 @@ def main(remove: str) -> None:
                 kept.discard(int(pid))
             case _:
                 return
-    end(kept, signal.SIGCONT)
-    end(kept, signal.SIGQUIT)  # PostgreSQL ends its children and gives its shared memory back
-    if kept:
-        time.sleep(GRACE_SECONDS)
-    end(kept, signal.SIGKILL)
+    end(kept)
     if remove:
         shutil.rmtree(remove, ignore_errors=True)
 

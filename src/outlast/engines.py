@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +27,8 @@ def open_engine(url: str | None, world: World | None = None) -> tuple[Engine, Wo
 
     * `sqlite:///shop.db` is a file in the working directory, `sqlite:////data/shop.db` an absolute path;
       `?synchronous=normal` trades the last commits before a power cut for speed.
-    * `postgresql://user@host/database`.
+    * `postgresql://user@host/database`; `?schema=outlast` names the schema, `?pool=10` bounds the connections of
+      turns, `?synchronous_commit=off` trades the last commits before a crash of the server for speed.
     * `amqp://user:password@host/vhost?store=postgresql://…` is RabbitMQ with a store, which is any of the above and
       the last option; `nats://host?store=…` is NATS JetStream.
     * `memory://name` is shared within the process and forgotten with it.
@@ -57,10 +59,11 @@ def inspector_of(engine: Engine) -> Inspector:
         return MemoryInspector(engine)
     if isinstance(engine, BrokerEngine):
         return BrokerInspector(engine, inspector_of(engine.store))
-    inspect: Callable[[], Inspector] | None = getattr(engine, "inspector", None)
-    if inspect is None:
-        raise Misuse(f"{type(engine).__name__} cannot be inspected.")
-    return inspect()
+    module = sys.modules.get("outlast.adapters.postgres")
+    if module is not None and isinstance(engine, module.PostgresEngine):
+        inspector: Inspector = module.PostgresInspector(engine)
+        return inspector
+    raise Misuse(f"{type(engine).__name__} cannot be inspected.")
 
 
 def shown(url: str) -> str:
@@ -90,12 +93,14 @@ def _postgres(url: str, world: World) -> Store:
 
 
 def _rabbitmq(url: str, world: World) -> Transport:
-    transport: Transport = _extra("rabbitmq", "pika", "RabbitMQ").RabbitMQTransport(url, world)
+    module = _extra("rabbitmq", "pika", "RabbitMQ")
+    transport: Transport = module.RabbitTransport(module.read(url), world)
     return transport
 
 
 def _nats(url: str, world: World) -> Transport:
-    transport: Transport = _extra("nats", "nats", "NATS").NatsTransport(url, world)
+    module = _extra("nats", "nats", "NATS")
+    transport: Transport = module.NatsTransport(module.read_place(url), world)
     return transport
 
 

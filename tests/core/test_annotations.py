@@ -9,7 +9,7 @@ import pytest
 
 from outlast import Command, Event, Failed, Message
 from outlast.core.annotations import answers_of, hints_of, incoming, is_message_type, outgoing
-from outlast.errors import BadHandler
+from outlast.errors import BadHandler, BadMessage
 
 
 class A(Event):
@@ -94,3 +94,24 @@ def test_a_name_that_does_not_resolve_is_named() -> None:
 
     with pytest.raises(BadHandler, match=r"'Nowhere' is not defined. Import the name at run time"):
         hints_of(handler, BadHandler)
+
+
+class AskAhead(Command["Reply"], to="oracle"):
+    question: str
+
+
+class Reply(Event):
+    answer: str
+
+
+class AskNobody(Command["Nowhere"], to="oracle"):  # type: ignore[name-defined]
+    question: str
+
+
+def test_an_answer_may_be_named_before_it_is_defined() -> None:
+    assert answers_of(AskAhead) == [Reply]
+
+
+def test_an_answer_that_is_nowhere_is_an_error_that_names_it() -> None:
+    with pytest.raises(BadMessage, match="'Nowhere' answers it, and there is no such name in module"):
+        answers_of(AskNobody)

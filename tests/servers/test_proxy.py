@@ -293,6 +293,28 @@ async def test_a_connection_is_cut_after_what_the_server_still_hears(sliced: boo
         assert await other.say(b"two\n") == b"two\n"
 
 
+async def test_what_a_cut_waits_for_may_come_in_parts() -> None:
+    async with echo() as server, Proxy(server.url) as proxy, Client(proxy) as client:
+        proxy.cut_after(b"a longer word\n")
+        for part in (b"no word", b"\na lon", b"ger ", b"word", b"\nand more\n"):
+            client.writer.write(part)
+            await asyncio.sleep(0.01)
+        await until(lambda: server.ends, ["closed"])
+        assert server.heard == [b"no word\n", b"a longer word\n"]
+
+
+async def test_what_is_delayed_falls_into_the_black_hole_too() -> None:
+    async with echo() as server, Proxy(server.url) as proxy, Client(proxy) as client:
+        proxy.delay(0.05)
+        client.writer.write(b"one\n")
+        await asyncio.sleep(0.02)
+        proxy.black_hole(True)
+        assert await client.hears(0.2) is None
+
+        proxy.black_hole(False)
+        assert await client.hears(5) == b"one\n"
+
+
 async def test_a_connection_is_cut_before_the_server_hears_it() -> None:
     async with echo() as server, Proxy(server.url) as proxy, Client(proxy) as client:
         proxy.cut_before(b"two\n")

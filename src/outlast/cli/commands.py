@@ -10,6 +10,7 @@ COMMANDS = {
     "show": ("instances", "Show all that is known under a business key."),
     "follow": ("instances", "Print what happens under a business key, as it happens."),
     "failures": ("failures", "Look at dead letters, send them again, or put them away."),
+    "migrate": ("migrate", "Make the tables in a PostgreSQL database, or bring them up to date."),
     "graph": ("flow", "Draw the message flow as Mermaid text."),
     "check": ("flow", "Look for messages without a receiver before anything runs."),
     "doctor": ("doctor", "Examine the engine: versions, settings, limits, rights, clocks."),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ForwardRef, Union, get_args, get_origin, get_type_hints
 
 from outlast.core.message import Command, Event, Failed, Message
-from outlast.errors import Misuse
+from outlast.errors import BadMessage, Misuse
 
 
 def hints_of(function: Callable[..., Any], error: type[Misuse]) -> dict[str, Any]:
@@ -55,8 +56,22 @@ def answers_of(command: type[Command[Any]]) -> list[Any]:
     for cls in command.__mro__:
         for base in getattr(cls, "__orig_bases__", ()):
             if get_origin(base) is Command:
-                return outgoing(get_args(base)[0])
+                return outgoing(_named(get_args(base)[0], cls))
     return []
+
+
+def _named(annotation: Any, cls: type[Any]) -> Any:
+    """The type that `Command["TheAnswer"]` names, which may be defined further down in the module of the class."""
+    if not isinstance(annotation, ForwardRef):
+        return annotation
+    holder = type("Holder", (), {"__annotations__": {"answer": annotation}})
+    try:
+        return get_type_hints(holder, vars(sys.modules[cls.__module__]))["answer"]
+    except (NameError, KeyError) as error:
+        raise BadMessage(
+            f"class {cls.__name__} says that {annotation.__forward_arg__!r} answers it, and there is no such name in "
+            f"module {cls.__module__}. Import it there, or define it."
+        ) from error
 
 
 def members(annotation: Any) -> list[Any]:

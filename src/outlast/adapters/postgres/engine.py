@@ -1,0 +1,343 @@
+"""The engine on PostgreSQL: many turns at once, in many processes, each with a transaction of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from outlast.adapters.postgres import deaths
+from outlast.adapters.postgres.bell import Errands, Listening
+from outlast.adapters.postgres.callers import IDENTITY, check_schema, session_on
+from outlast.adapters.postgres.connections import OwnConnection, Places, Server, asyncpg
+from outlast.adapters.postgres.inspector import PostgresInspector
+from outlast.adapters.postgres.names import Names, Numbers
+from outlast.adapters.postgres.relaying import deliver_due, expire_stashes, return_stashes
+from outlast.adapters.postgres.schema import micros, moment, prepare, read, script, within, written
+from outlast.adapters.postgres.sessions import OwnSession, Session
+from outlast.adapters.postgres.trouble import attempting
+from outlast.adapters.postgres.url import options_of
+from outlast.adapters.postgres.work import PostgresWork
+from outlast.errors import Unavailable
+from outlast.ports import Changes, Delivery, Posted, Receipt, World
+
+HELD_SECONDS = 0.05
+"""How long what `receive` found is kept from others, for a turn to begin."""
+HELD_SECONDS_EMPTY = 0.005
+LOOK_BACK_SECONDS = 1.0
+"""How long at most a message waits that was committed after one with a higher number."""
+DEATHS_SECONDS = 1.0
+TRUST_SECONDS = 5.0
+"""When our own connection was lost, others have probably lost theirs: so long they are not taken for dead."""
+STASH_MET = timedelta(minutes=1)
+AGAIN = timedelta(milliseconds=50)
+OWN_PLACES = 3
+"""Connections beside those of turns: for the relay, for rings and notes, for looking into things."""
+
+_TAKE = """
+    SELECT id, packet, count FROM outlast.messages
+    WHERE queue = $1 AND id > $2 AND (claimed_until IS NULL OR claimed_until <= $3)
+    ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED"""
+_NEXT = "SELECT (SELECT min(due) FROM outlast.dated), (SELECT min(until) FROM outlast.stash)"
+_REPLY = "DELETE FROM outlast.replies WHERE request = $1 RETURNING packet"
+_TOPICS_OFF = "DELETE FROM outlast.topics WHERE queue = $1 AND topic <> ALL($2::text[])"
+_TOPICS_ON = "INSERT INTO outlast.topics (topic, queue) SELECT unnest($2::text[]), $1 ON CONFLICT DO NOTHING"
+_TOPICS = "SELECT t.topic FROM outlast.topics t JOIN outlast.queues q ON q.id = t.queue WHERE q.name = $1"
+_TRIES = """
+    SELECT t.id, t.count FROM outlast.tries t JOIN outlast.queues q ON q.id = t.queue
+    WHERE q.name = $1 AND t.id = ANY($2::text[])"""
+_AT_WORK = """
+    INSERT INTO outlast.workers (number, queue, first, last) SELECT $1, unnest($2::integer[]), 1, 0
+    ON CONFLICT DO NOTHING"""
+_STOPPED = "DELETE FROM outlast.workers WHERE number = $1"
+
+
+@dataclass(slots=True)
+class Pending:
+    """What `receive` found: the transaction in which it is locked, waiting for a turn to begin."""
+
+    session: OwnSession
+    locked: dict[Receipt, int]
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class Edge:
+    """Up to here a queue has nothing for us, as far as we know: what was deleted there is not walked over again."""
+
+    id: int = 0
+    valid_until: float = 0.0
+
+
+class PostgresEngine:
+    """One process's connections to the database. Nothing is opened before it is needed."""
+
+    connection_type: type[Any] | None = asyncpg.Connection
+    connection_waits = True
+
+    def __init__(self, url: str, world: World) -> None:
+        options = options_of(url)
+        self.world = world
+        self.schema = schema = options.schema
+        self.where = where = options.where
+        self.posted: Posted | None = None
+        """Set where a broker has the queues; see `ports.Store`."""
+        self.services: dict[str, int] = {}
+        """The services that this process has declared, and the numbers of their queues."""
+        self.names = Names(schema)
+        server = Server(options.dsn, where, synchronous_commit=options.synchronous_commit, dice=world.dice)
+        self._server = server
+        self._turns = Places(lambda: server.connect(plans=True), options.pool, where=where)
+        self.own = Places(lambda: server.connect(plans=True), OWN_PLACES, where=where)
+        token = world.new_id()
+        self._listening = Listening(self._connect_ears, schema=schema, token=token, dice=world.dice)
+        self._listening.on_return = self._came_back
+        self._errands = Errands(self.own, schema=schema, token=token)
+        self._pending: dict[str, Pending] = {}
+        self._edges: dict[str, Edge] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._preparing = asyncio.Lock()
+        self._is_prepared = False
+        self._identity: Sequence[Any] = ()
+        self._looked_for_dead_at = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment; empty when all is well."""
+        return self._server.trouble
+
+    def inspector(self) -> PostgresInspector:
+        """What operators use to look into it."""
+        return PostgresInspector(self)
+
+    async def declare(self, service: str, topics: Sequence[str]) -> None:
+        session = await self.session()
+        try:
+            with attempting(f"declaring {service!r}", where=self.where):
+                await session.begin()
+                numbers = Numbers(self.names, session)
+                queue = await numbers.queue(service)
+                await session.fetch(within(self.schema, _TOPICS_OFF), queue, list(topics))
+                await session.fetch(within(self.schema, _TOPICS_ON), queue, list(topics))
+                await deaths.give_back(session, self.schema, [queue], self._listening.number)
+                await session.commit()
+        except BaseException:
+            await session.rollback()
+            raise
+        numbers.committed()
+        number = await self._listening.hold()
+        await self.fetch("declaring a worker", _AT_WORK, number, [queue])
+        self.services[service] = queue
+
+    async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
+        await self._let_go(self._pending.pop(service, None))
+        session = await self.session()
+        try:
+            with attempting("reading the queue", where=self.where):
+                rows = await self._take(session, service, limit)
+        except BaseException:
+            await session.rollback()
+            raise
+        pending = self._pending[service] = Pending(session, {id: count for id, _, count in rows})
+        held = HELD_SECONDS if rows else HELD_SECONDS_EMPTY
+        pending.timer = asyncio.get_running_loop().call_later(held, self._give_up, service, pending)
+        if rows:
+            self._note(service, [id for id, _, _ in rows])
+        return [Delivery(id, packet, count) for id, packet, count in rows]
+
+    async def _take(self, session: OwnSession, service: str, limit: int) -> Sequence[Any]:
+        """Locks what is waiting, without waiting for what others have locked."""
+        await session.begin()
+        queue = (await Numbers(self.names, session).queues([service], make=False)).get(service)
+        if queue is None:
+            return []
+        clock = asyncio.get_running_loop().time()
+        edge = self._edges.setdefault(service, Edge())
+        if clock >= edge.valid_until:
+            edge.id, edge.valid_until = 0, clock + LOOK_BACK_SECONDS
+        sql, now = within(self.schema, _TAKE), micros(self.world.now())
+        rows = await session.fetch(sql, queue, edge.id, now, limit)
+        if not rows and edge.id:
+            edge.id = 0
+            rows = await session.fetch(sql, queue, edge.id, now, limit)
+        if rows:
+            edge.id = rows[0][0] - 1
+        return rows
+
+    def _give_up(self, service: str, pending: Pending) -> None:
+        """No turn has begun in time: others may have what was received."""
+        if self._pending.get(service) is pending:
+            del self._pending[service]
+            self._soon(self._let_go(pending))
+
+    async def _let_go(self, pending: Pending | None) -> None:
+        if pending is not None:
+            if pending.timer is not None:
+                pending.timer.cancel()
+            await pending.session.rollback()
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _note(self, service: str, ids: Sequence[int]) -> None:
+        if self._listening.number is not None and service in self.services:
+            self._errands.note(self._listening.number, self.services[service], ids)
+
+    async def begin(self, service: str) -> PostgresWork:
+        pending = self._pending.pop(service, None)
+        if pending is None:
+            return self._work(await self.session(), service)
+        if pending.timer is not None:
+            pending.timer.cancel()
+        return self._work(pending.session, service, pending.locked)
+
+    async def begin_on(self, connection: Any) -> PostgresWork:
+        """A transaction on the caller's own connection to this database, so that its rows commit with the messages."""
+        if not self._identity:
+            [self._identity] = await self.fetch("looking which database it is", IDENTITY)
+        with attempting("beginning a transaction on your connection", where=self.where):
+            session = await session_on(connection)
+            await session.begin()
+            try:
+                await check_schema(session, self.schema, self._identity, self.where)
+            except BaseException:
+                await session.rollback()
+                raise
+        return self._work(session, "")
+
+    def _work(self, session: Session, service: str, locked: dict[Receipt, int] | None = None) -> PostgresWork:
+        return PostgresWork(
+            session,
+            self.names,
+            self.world,
+            service=service,
+            where=self.where,
+            owner=self._listening.number,
+            locked=locked,
+            note=self._note,
+            committed=lambda changes, rung: self._was_committed(service, changes, rung),
+            posted=self.posted,
+        )
+
+    def _was_committed(self, service: str, changes: Changes, rung: set[str]) -> None:
+        if changes.released and service in self._edges:
+            self._edges[service].id = 0
+        if rung:
+            self._listening.told(rung)
+            self._errands.ring(rung)
+
+    async def topics(self, service: str) -> Sequence[str]:
+        return [topic for (topic,) in await self.fetch("looking for topics", _TOPICS, service)]
+
+    async def tries(self, service: str, ids: Sequence[str]) -> Mapping[str, int]:
+        rows = await self.fetch("looking for suspects", _TRIES, service, [written(id) for id in ids])
+        return {read(id): count for id, count in rows}
+
+    async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        pass
+
+    async def relay(self, now: datetime, limit: int) -> datetime | None:
+        session = await self.session(self.own)
+        work = self._work(session, "")
+        try:
+            with attempting("looking for what is due", where=self.where):
+                [[due, until]] = await session.fetch(within(self.schema, _NEXT))
+                freed = await self._look_for_dead(session)
+                moved = 0
+                if until is not None:
+                    moved += await return_stashes(work, micros(now - STASH_MET))
+                stamp = micros(now)
+                if due is not None and due <= stamp:
+                    moved += await deliver_due(work, stamp, limit)
+                if until is not None and until <= stamp:
+                    moved += await expire_stashes(work, now, limit)
+            await work.commit(Changes())
+        except BaseException:
+            await work.rollback()
+            raise
+        self._was_committed("", Changes(), {name for name, queue in self.services.items() if queue in freed})
+        if moved:
+            return now
+        next_at = min((moment(at) for at in (due, until) if at is not None), default=None)
+        if next_at is not None and next_at <= now:
+            return now + AGAIN  # what is due and was not to be had is in the hands of another relay
+        return next_at
+
+    async def _look_for_dead(self, session: OwnSession) -> set[int]:
+        clock = asyncio.get_running_loop().time()
+        if not self.services or clock < self._looked_for_dead_at + DEATHS_SECONDS:
+            return set()
+        self._looked_for_dead_at = clock
+        await session.begin()
+        return await deaths.give_back(session, self.schema, self.services.values(), self._listening.number)
+
+    def listen(self, name: str, notify: Callable[[], None]) -> None:
+        self._listening.listen(name, notify)
+
+    def reply_to(self, request: str) -> str:
+        return request
+
+    async def reply(self, request: str) -> bytes | None:
+        rows = await self.fetch("looking for an answer", _REPLY, written(request))
+        return rows[0][0] if rows else None
+
+    async def fetch(self, attempt: str, sql: str, *values: Any) -> Sequence[Any]:
+        """One statement in a transaction of its own, on a connection that no turn waits for."""
+        session = await self.session(self.own)
+        try:
+            with attempting(attempt, where=self.where):
+                return await session.fetch(within(self.schema, sql), *values)
+        finally:
+            await session.rollback()
+
+    async def session(self, places: Places | None = None) -> OwnSession:
+        """A connection, once the schema is known to be there. Raises `Unavailable`."""
+        places = places or self._turns
+        if not self._is_prepared:
+            await self._prepare()
+        return OwnSession(await places.take(), places.give_back)
+
+    def schema_sql(self) -> str:
+        return script(self.schema)
+
+    async def migrate(self) -> None:
+        await self._prepare()
+
+    async def _prepare(self) -> None:
+        async with self._preparing:
+            if self._is_prepared:
+                return
+            connection = await self.own.take()
+            try:
+                with attempting(f"preparing the schema {self.schema!r}", where=self.where):
+                    await prepare(connection, self.schema)
+                self._is_prepared = True
+            finally:
+                self.own.give_back(connection)
+
+    async def _connect_ears(self) -> OwnConnection:
+        if not self._is_prepared:
+            await self._prepare()
+        return await self._server.connect(plans=False, application_name="outlast listens")
+
+    async def _came_back(self) -> None:
+        self._looked_for_dead_at = asyncio.get_running_loop().time() + TRUST_SECONDS
+        await self.fetch("declaring a worker", _AT_WORK, self._listening.number, list(self.services.values()))
+
+    async def close(self) -> None:
+        for service in list(self._pending):
+            await self._let_go(self._pending.pop(service))
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._errands.close()
+        if self._listening.number is not None:
+            with suppress(Unavailable):  # then others find out that we are gone
+                await self.fetch("taking leave", _STOPPED, self._listening.number)
+        await self._listening.close()
+        await self._turns.close()
+        await self.own.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from outlast.adapters.broker import BrokerEngine, BrokerInspector
 from outlast.adapters.memory import MemoryEngine, MemoryStore
@@ -88,36 +88,17 @@ def _sqlite(url: str, world: World) -> Store:
 
 
 def _postgres(url: str, world: World) -> Store:
-    parts = urlsplit(url)
-    options = parse_qs(parts.query, keep_blank_values=True)
-    schema = options.pop("schema", ["outlast"])[-1]
-    pool = options.pop("pool", ["10"])[-1]
-    synchronous = options.pop("synchronous_commit", ["on"])[-1]
-    if not schema or not pool.isdigit() or not int(pool) or synchronous not in ("on", "off", "local"):
-        raise BadUrl(
-            f"the engine URL {shown(url)!r} cannot be used. Write ?schema=name, ?pool=10, ?synchronous_commit=on, off "
-            "or local; others are the driver's, such as ?sslmode=require."
-        )
-    engine: Callable[..., Store] = _extra("postgres", "asyncpg", "PostgreSQL").PostgresEngine
-    return engine(
-        parts._replace(query=urlencode(options, doseq=True)).geturl(),
-        world,
-        where=f"{parts.hostname or 'localhost'}{parts.path}",
-        schema=schema,
-        pool=int(pool),
-        synchronous_commit=synchronous,
-    )
+    store: Store = _extra("postgres", "asyncpg", "PostgreSQL").PostgresEngine(url, world)
+    return store
 
 
 def _rabbitmq(url: str, world: World) -> Transport:
-    module = _extra("rabbitmq", "pika", "RabbitMQ")
-    transport: Transport = module.RabbitTransport(module.read(url), world)
+    transport: Transport = _extra("rabbitmq", "pika", "RabbitMQ").RabbitMQTransport(url, world)
     return transport
 
 
 def _nats(url: str, world: World) -> Transport:
-    module = _extra("nats", "nats", "NATS")
-    transport: Transport = module.NatsTransport(module.read_place(url), world)
+    transport: Transport = _extra("nats", "nats", "NATS").NatsTransport(url, world)
     return transport
 
 

@@ -96,11 +96,7 @@ def test_a_name_that_does_not_resolve_is_named() -> None:
         hints_of(handler, BadHandler)
 
 
-<<<<<<< HEAD
 class AskAhead(Command["Reply"], to="oracle"):
-=======
-class Ask(Command["Reply"], to="oracle"):
->>>>>>> 0fabbc454d4a20c10a666fc74d5b6df1e50af747
     question: str
 
 
@@ -113,11 +109,7 @@ class AskNobody(Command["Nowhere"], to="oracle"):  # type: ignore[name-defined]
 
 
 def test_an_answer_may_be_named_before_it_is_defined() -> None:
-<<<<<<< HEAD
     assert answers_of(AskAhead) == [Reply]
-=======
-    assert answers_of(Ask) == [Reply]
->>>>>>> 0fabbc454d4a20c10a666fc74d5b6df1e50af747
 
 
 def test_an_answer_that_is_nowhere_is_an_error_that_names_it() -> None:

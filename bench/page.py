@@ -155,7 +155,7 @@ def notes(figures: Figures) -> list[str]:
         queue, ordered, random = (growth[f"ratio_{what}"] for what in ("queue", "instances", "instances_random_keys"))
         lines.append(f"* growth, CPU per message: {costs}")
         lines.append(
-            f"* growth, ratios: {queue:g} with the long queue, {ordered:g} with the instances, {random:g} with random keys"
+            f"* growth, ratios: {queue:g} with the queue, {ordered:g} with the instances, {random:g} with random keys"
         )
     if "start" in figures:
         start = figures["start"]

@@ -47,11 +47,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "complains: the event loop is expected to complain in this test")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An engine of its own for this test, of each kind in turn."""
     if request.param == "memory":
         return f"memory://{tmp_path.name}-{id(request)}"
+    if request.param == "postgres":
+        database: str = request.getfixturevalue("postgres_database")
+        return database
+    return f"sqlite:///{tmp_path}/system.db?synchronous=normal"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same, of each kind that several processes may open."""
+    if request.param == "postgres":
+        database: str = request.getfixturevalue("postgres_database")
+        return database
     return f"sqlite:///{tmp_path}/system.db?synchronous=normal"
 
 

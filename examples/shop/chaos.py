@@ -79,6 +79,8 @@ class Aftermath:
     """How many processes had to be killed when they were asked to stop."""
     recoveries: list[Recovery]
     fallen: list[str] = field(default_factory=list[str])
+    unrest: str = ""
+    """What still waited at the end."""
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     """Faults that could not be brought about here, and why."""
 
@@ -109,6 +111,7 @@ class Aftermath:
             "messages": self.messages,
             "dead_letters": self.dead_letters,
             "fallen": self.fallen,
+            "unrest": self.unrest,
             "seconds": round(self.seconds, 2),
             "healing_seconds": round(self.healing_seconds, 2),
             "seed": self.storm.seed,
@@ -190,6 +193,7 @@ async def endure(
         stuck=stage.fleet.stuck,
         recoveries=weather.servers.recoveries,
         fallen=fallen,
+        unrest=last.unrest,
         skipped=dict(skipped),
     )
 
@@ -273,9 +277,7 @@ def run_chaos(storm: Storm, *, keep: str | None, small: str | None, as_json: boo
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Lets fail whatever the shop consists of, and audits its books."
-    )
+    parser = argparse.ArgumentParser(description="Lets fail whatever the shop consists of, and audits its books.")
     parser.add_argument("--engine", choices=ENGINES, default="sqlite", help="what it runs on (default: sqlite)")
     parser.add_argument("--kills", type=int, default=200, help="how many times a process is killed (default: 200)")
     parser.add_argument("--minutes", type=float, default=0.0, help="how long it lasts, however many kills there are")

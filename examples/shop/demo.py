@@ -95,6 +95,7 @@ async def perform(
         messages=last.handled,
         dead_letters=last.dead_letters,
         fallen=fallen,
+        unrest=last.unrest,
     )
 
 

@@ -66,7 +66,7 @@ class PlainScreen:
         self._last = sight
         orders = "  ".join(f"{sight.orders.get(state, 0):4} {state}" for state in STATES if state != "cancelled")
         waiting = "  ".join(f"{service} {sight.waiting.get(service, 0):4}" for service in SERVICES)
-        outbox = f"  outbox {sight.outbox:4}" if self._servers else ""
+        outbox = f"  outbox {sight.outbox:4}" if BROKER in self._servers else ""
         down = f"  DOWN: {', '.join(sight.down)}" if sight.down else ""
         print(
             f"{sight.seconds:5.1f} s  {orders}   waiting: {waiting}{outbox}   "
@@ -139,6 +139,7 @@ def summary(outcome: Outcome, kept: Path | None) -> list[str]:
         f"{report.repeats_absorbed} requests to the gateway and the carrier were repeats, absorbed by their key",
         *report.contradictions[:10],
         *(f"{service} ended by itself; see its log" for service in outcome.fallen),
+        *([f"It did not come to rest: {outcome.unrest}"] if outcome.unrest else []),
         "The books are in order." if outcome.is_clean else "The books are NOT in order.",
     ]
     if kept is not None:

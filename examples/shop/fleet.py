@@ -124,6 +124,10 @@ class Fleet:
         """Those that ended although nobody ended them: a defect."""
         return [name for name, process in self._processes.items() if process.poll() not in (None, TRY_AGAIN)]
 
+    def last_words(self, name: str) -> str:
+        """The end of what this process wrote."""
+        return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-20:])
+
     def revive(self) -> None:
         """Starts those again that could not begin, as any service manager would."""
         for name, process in list(self._processes.items()):

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from examples.shop.program import url_of
+from examples.shop.rabbit import outstanding
 from examples.shop.rows import STORE
 
 if TYPE_CHECKING:
     from servers.proxy import Proxy
+    from servers.rabbitmq import RabbitMQ
     from servers.server import Server
 
 ENGINES = ("sqlite", "postgres", "rabbitmq", "nats")
@@ -42,6 +44,21 @@ class Premises:
     """The faulty network before each of them, if there is one."""
     down: set[str] = field(default_factory=set[str])
     """The servers that are down now."""
+
+    @property
+    def rabbitmq(self) -> RabbitMQ | None:
+        """The broker, if it is a RabbitMQ."""
+        if BROKER not in self.servers:
+            return None
+        from servers.rabbitmq import RabbitMQ
+
+        broker = self.servers[BROKER]
+        return broker if isinstance(broker, RabbitMQ) else None
+
+    async def outstanding(self) -> int:
+        """What a look at the queues does not show: messages that are handed over, which only RabbitMQ keeps secret."""
+        broker = self.rabbitmq
+        return 0 if broker is None else await asyncio.to_thread(outstanding, broker)
 
     async def kill(self, name: str) -> None:
         """kill -9 for all processes of a server."""

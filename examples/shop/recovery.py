@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from examples.shop.watch import Sight
 
-BEFORE_SECONDS = 5.0
-"""So far back goes the pace that is compared with."""
 ENOUGH = 0.8
-"""The share of that pace which counts as being back."""
+"""The share of the messages that the offered orders make which counts as being back at work."""
 LONGEST_SECONDS = 15.0
 """What is allowed."""
 
@@ -32,7 +30,7 @@ class Pace:
 
     def __init__(self, offered: float) -> None:
         self.offered = offered
-        """Orders a second, at most."""
+        """Orders a second."""
         self._seconds: list[float] = []
         self._handled: list[int] = []
         self._placed = 0
@@ -44,19 +42,15 @@ class Pace:
             self._handled.append(sight.handled)
             self._placed = sight.placed
 
-    def before(self, seconds: float) -> float:
-        """The messages a second before this moment; never more than what the orders that are offered make."""
-        since = max(0.0, seconds - BEFORE_SECONDS)
-        found = (self._at(seconds) - self._at(since)) / max(seconds - since, 1.0)
-        lately = self._handled[-1] if self._handled else 0
-        return min(found, self.offered * lately / max(self._placed, 1))
-
-    def back_after(self, healed: float, *, before: float) -> float | None:
+    def back_after(self, healed: float) -> float | None:
         """The seconds from `healed` until the pace was back; `None` if it has not been seen yet."""
+        if not self._seconds:
+            return None
+        wanted = ENOUGH * self.offered * self._handled[-1] / max(self._placed, 1)
         for seconds in (healed, *self._seconds[bisect_left(self._seconds, healed) :]):
-            if seconds + 1.0 > (self._seconds or [0.0])[-1]:
+            if seconds + 1.0 > self._seconds[-1]:
                 return None
-            if self._at(seconds + 1.0) - self._at(seconds) >= ENOUGH * before:
+            if self._at(seconds + 1.0) - self._at(seconds) >= wanted:
                 return seconds - healed
         return None
 

@@ -46,7 +46,7 @@ class Script:
         database = Mishap(DATABASE, "placed", chance.uniform(0.8, 0.9), chance.uniform(2.0, 4.0))
         return cls(
             # Slow enough for orders to be placed while each of them is away, the broker's long start included.
-            per_second=40.0,
+            per_second=40.0 if BROKER in servers else 80.0,
             mishaps=(
                 replace(payment, share=payment.share / 2),
                 *([broker] if BROKER in servers else []),
@@ -93,6 +93,8 @@ class Outcome:
     fallen: list[str] = field(default_factory=list[str])
     """Services that ended by themselves."""
     engine: str = "sqlite"
+    unrest: str = ""
+    """What still waited at the end."""
 
     @property
     def is_clean(self) -> bool:
@@ -109,6 +111,7 @@ class Outcome:
             "messages": self.messages,
             "dead_letters": self.dead_letters,
             "fallen": self.fallen,
+            "unrest": self.unrest,
             "engine": self.engine,
             "seconds": round(self.seconds, 2),
             "seed": self.seed,

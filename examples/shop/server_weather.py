@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from examples.shop.fleet import SERVICES
 from examples.shop.premises import BROKER, DATABASE
+from examples.shop.rabbit import delete_queue, is_consumed
 from examples.shop.recovery import Pace, Recovery
 from examples.shop.stage import Stage
 
@@ -22,7 +23,6 @@ WARMING_UP_SECONDS = 6.0
 """So long the shop is left alone at first, to find its pace."""
 GIVEN_UP_SECONDS = 60.0
 """So long a recovery is waited for."""
-QUIET_LOOKS = 3
 LOOK_SECONDS = 0.1
 
 
@@ -41,7 +41,6 @@ class ServerWeather:
         await asyncio.sleep(max(0.0, WARMING_UP_SECONDS - self._stage.watch.seconds()))
         if fault == "queue":
             return await self._delete_queue()
-        before = self._pace.before(self._stage.watch.seconds())
         match fault:
             case "alarm":
                 await self._raise_alarm()
@@ -51,16 +50,16 @@ class ServerWeather:
                 await self._premises.kill(fault)
                 await self._rest()
                 await self._premises.start(fault)
-        await self._follow(fault, before)
+        await self._follow(fault)
         return True
 
-    async def _follow(self, fault: str, before: float) -> None:
+    async def _follow(self, fault: str) -> None:
         watch = self._stage.watch
         healed = watch.seconds()
         back = None
         while back is None and watch.seconds() < healed + GIVEN_UP_SECONDS:
             await asyncio.sleep(LOOK_SECONDS)
-            back = self._pace.back_after(healed, before=before)
+            back = self._pace.back_after(healed)
         self.recoveries.append(Recovery(fault, round(healed, 2), back))
 
     async def _rest(self) -> None:
@@ -98,47 +97,23 @@ class ServerWeather:
         stage = self._stage
         stage.storefront.pause()
         try:
-            if not await self._is_at_rest():
+            if not await stage.is_at_rest(longest_seconds=GIVEN_UP_SECONDS):
                 return False
             service = self._chance.choice(SERVICES)
             began = stage.watch.seconds()
-            await asyncio.to_thread(self._broker.delete_queue, service)
+            await asyncio.to_thread(delete_queue, self._broker, service)
             back: float | None = None
             while back is None and stage.watch.seconds() < began + GIVEN_UP_SECONDS:
                 await asyncio.sleep(LOOK_SECONDS)
-                if await asyncio.to_thread(self._is_consumed, service):
+                if await asyncio.to_thread(is_consumed, self._broker, service):
                     back = stage.watch.seconds() - began
             self.recoveries.append(Recovery("queue", round(began, 2), back))
         finally:
             stage.storefront.resume()
         return True
 
-    async def _is_at_rest(self) -> bool:
-        """Waits until every order has ended and nothing is under way."""
-        stage = self._stage
-        latest = stage.watch.seconds() + GIVEN_UP_SECONDS
-        quiet = 0
-        while quiet < QUIET_LOOKS and stage.watch.seconds() < latest:
-            sight = await stage.watch.look()
-            quiet = quiet + 1 if sight.is_quiet and not sight.under_way else 0
-            await asyncio.sleep(LOOK_SECONDS)
-        return quiet == QUIET_LOOKS
-
-    def _is_consumed(self, queue: str) -> bool:
-        """Whether the queue exists, and somebody consumes from it."""
-        name = f'rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)'
-        return (
-            self._broker.evaluate(
-                f"case rabbit_amqqueue:lookup({name}) of {{ok, Queue}} -> rabbit_amqqueue:consumers(Queue) =/= []; "
-                "_ -> false end"
-            )
-            == "true"
-        )
-
     @property
     def _broker(self) -> RabbitMQ:
-        from servers.rabbitmq import RabbitMQ
-
-        broker = self._premises.servers[BROKER]
-        assert isinstance(broker, RabbitMQ)
+        broker = self._premises.rabbitmq
+        assert broker is not None
         return broker

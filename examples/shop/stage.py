@@ -27,6 +27,23 @@ QUIET_LOOKS = 3
 T = TypeVar("T")
 
 
+class Calm:
+    """Tells a shop at rest from one that is only between two messages."""
+
+    def __init__(self, premises: Premises) -> None:
+        self._premises = premises
+        self._quiet = 0
+
+    async def is_lasting(self, sight: Sight) -> bool:
+        """Whether this was quiet, as were those before it, and nothing is hidden either."""
+        self._quiet = self._quiet + 1 if sight.is_quiet else 0
+        if self._quiet < QUIET_LOOKS:
+            return False
+        if await self._premises.outstanding():
+            self._quiet = 0
+        return self._quiet > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A shop whose services are up."""
@@ -61,7 +78,7 @@ class Stage:
         """
         playing = asyncio.create_task(acts)
         ended_at = 0.0
-        quiet = 0
+        calm = Calm(self.premises)
         try:
             while True:
                 sight = await self.watch.look()
@@ -69,8 +86,7 @@ class Stage:
                 if playing.done():
                     playing.result()
                     ended_at = ended_at or sight.seconds
-                    quiet = quiet + 1 if sight.is_quiet else 0
-                    if quiet == QUIET_LOOKS or sight.seconds > ended_at + rest_seconds:
+                    if await calm.is_lasting(sight) or sight.seconds > ended_at + rest_seconds:
                         return sight
                 self.fleet.revive()
                 if self.fleet.fallen():
@@ -79,6 +95,17 @@ class Stage:
         finally:
             playing.cancel()
             await asyncio.gather(playing, return_exceptions=True)
+
+    async def is_at_rest(self, *, longest_seconds: float) -> bool:
+        """Waits until every order has ended and nothing is under way; not longer than this."""
+        latest = self.watch.seconds() + longest_seconds
+        calm = Calm(self.premises)
+        while self.watch.seconds() < latest:
+            sight = await self.watch.look()
+            if await calm.is_lasting(sight):
+                return not sight.under_way
+            await asyncio.sleep(LOOK_SECONDS)
+        return False
 
     async def audit(self, last: Sight) -> Report:
         """What the books say, as the last sight was."""

@@ -7,16 +7,22 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from examples.shop.fleet import SERVICES, Fleet
+from examples.shop.premises import BROKER
 from examples.shop.rows import Reader
 from outlast import Client
+from outlast.adapters.broker import BrokerInspector
 from outlast.engines import inspector_of
 from outlast.errors import Unavailable
-from outlast.ports import OUTBOX
+from outlast.ports import OUTBOX, Inspector
 
 ENDED = ("shipped", "refunded", "cancelled")
 HISTORY_PAGE = 5_000
 PATIENCE_SECONDS = 0.5
 """So long a look takes at most; after that the last figures are shown again."""
+
+
+class Fallen(Exception):
+    """A service ended although nobody ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,8 @@ class Sight:
     """Messages handled since the watch began."""
     handled_per_second: float
     dead_letters: int
+    trouble: str = ""
+    """What the engine complains of: then nobody can tell what waits at the broker."""
     is_current: bool = True
     """False: nobody could be asked, and these are the last figures."""
 
@@ -60,7 +68,20 @@ class Sight:
     @property
     def is_quiet(self) -> bool:
         """Nothing waits for anybody, now or later."""
-        return self.is_current and not any(self.waiting.values()) and not self.outbox and not self.dated
+        return not self.unrest
+
+    @property
+    def unrest(self) -> str:
+        """What waits, or why nobody knows, in a few words; empty if nothing does."""
+        waiting = [f"{number} for {service}" for service, number in self.waiting.items() if number]
+        found = [
+            *(["nothing could be seen"] if not self.is_current else []),
+            *([self.trouble] if self.trouble else []),
+            *([f"waiting: {', '.join(waiting)}"] if waiting else []),
+            *([f"{self.outbox} in the outbox"] if self.outbox else []),
+            *([f"{self.dated} dated"] if self.dated else []),
+        ]
+        return "; ".join(found)
 
 
 class Watch:
@@ -70,6 +91,7 @@ class Watch:
     """
 
     def __init__(self, client: Client, fleet: Fleet, reader: Reader, servers_down: Collection[str]) -> None:
+        self._engine = client.engine
         self._inspector = inspector_of(client.engine)
         self._fleet = fleet
         self._reader = reader
@@ -109,8 +131,11 @@ class Watch:
         return self._last
 
     async def until_ready(self) -> None:
-        """Waits until every service takes messages."""
+        """Waits until every service takes messages. Raises `Fallen` if one ends instead."""
         while True:
+            self._fleet.revive()
+            if fallen := self._fleet.fallen():
+                raise Fallen(f"{', '.join(fallen)} ended at the start: {self._fleet.last_words(fallen[0])}")
             ready = {queue.service for queue in await self._inspector.queues() if queue.workers}
             if ready.issuperset(SERVICES):
                 return
@@ -124,20 +149,27 @@ class Watch:
 
     async def _look(self) -> Sight:
         rows = await self._reader.read("SELECT status, count(*) FROM orders GROUP BY status")
-        queues = await self._inspector.queues()
+        has_broker = BROKER not in self._servers_down
+        queues = await (self._inspector if has_broker else self._inspector_of_store()).queues()
+        waiting = {queue.service: queue.waiting + queue.claimed for queue in queues if queue.service != OUTBOX}
         await self._count_handled()
         seconds = self.seconds()
         return Sight(
             seconds=seconds,
             orders=dict(rows),
-            waiting={queue.service: queue.waiting + queue.claimed for queue in queues if queue.service != OUTBOX},
+            waiting=waiting if has_broker else self._last.waiting,
             outbox=sum(queue.waiting + queue.claimed for queue in queues if queue.service == OUTBOX),
             dated=sum(queue.dated for queue in queues),
             down=self._down(),
             handled=self._handled,
             handled_per_second=self._rate(seconds),
             dead_letters=sum(queue.dead for queue in queues),
+            trouble=self._engine.trouble if has_broker else "the broker is down",
         )
+
+    def _inspector_of_store(self) -> Inspector:
+        """What can be asked without waiting for a broker that is not there."""
+        return self._inspector.store if isinstance(self._inspector, BrokerInspector) else self._inspector
 
     def _unseen(self) -> Sight:
         return replace(self._last, seconds=self.seconds(), down=self._down(), handled_per_second=0.0, is_current=False)

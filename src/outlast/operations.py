@@ -55,7 +55,7 @@ class Operations:
             at=self.world.now(),
             services=queues,
             workflows=list(await self.inspector.workflows()),
-            problems=[problem for queue in queues for problem in _problems(queue)],
+            problems=[*filter(None, [self.inspector.trouble]), *(p for queue in queues for p in _problems(queue))],
         )
 
     async def examine(self) -> list[Finding]:

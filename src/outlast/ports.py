@@ -66,6 +66,15 @@ def unpack(packet: bytes) -> list[Parcel]:
     return [Parcel(*fields) for fields in _UNPACK(packet)]
 
 
+def with_id_of_its_own(parcel: Parcel, new_id: Callable[[], str]) -> Parcel:
+    """The parcel as a broker is to know it: if the caller gave the id, or nobody did, with a new one.
+
+    A caller's id may come again when the store has forgotten that it was sent; an inbox may remember it longer, and
+    would take what is new for a copy.
+    """
+    return parcel if parcel.id and not parcel.once else msgspec.structs.replace(parcel, id=new_id(), once=False)
+
+
 _PACK = msgspec.msgpack.Encoder().encode
 _UNPACK = msgspec.msgpack.Decoder(list[tuple[str, bytes, str, str, str]]).decode
 
@@ -491,6 +500,11 @@ class DeadLetterStatus(Value, frozen=True, kw_only=True):
 
 class Inspector(Protocol):
     """What operators may ask of an engine, and do. Reads never change anything."""
+
+    @property
+    def trouble(self) -> str:
+        """What does not work at the moment; empty when all is well. Then some of the answers may lack something."""
+        ...
 
     async def examine(self) -> Sequence[Finding]:
         """Versions, settings, limits, rights and clocks, as far as they matter. Raises `Unavailable`."""

@@ -259,4 +259,5 @@ def parcel_again(item: DeadLetterStatus) -> Parcel:
     letter = item.letter
     envelope = opened(letter.packet)
     packet = letter.packet if envelope is None else encode(msgspec.structs.replace(envelope, attempt=1))
-    return Parcel(letter.message_id or letter.id, packet, queue=letter.service)
+    # Under a new id: that of the message was handled when it was set aside, and an inbox would drop it.
+    return Parcel("", packet, queue=letter.service)

@@ -312,7 +312,10 @@ async def test_two_processes_with_one_delivery_commit_it_once(url: str) -> None:
     async with Client(engine=first, world=world) as client:
         await client.send(Job(number=1))
     [one] = await first.receive("shop", 9)
-    [other] = await second.receive("shop", 9)
+    while not (others := await second.receive("shop", 9)):
+        await asyncio.sleep(0.01)  # an engine may keep from one what another was handed just now
+    [other] = others
+    await asyncio.sleep(0.1)  # and no longer than a moment
     assert one == other
 
     work = await first.begin("shop")

@@ -206,14 +206,14 @@ async def test_claims_are_kept_while_draining(url: str) -> None:
         async def work(command: Work) -> Worked:
             runs.append(name)
             entered.set()
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(1.5)
             return Worked(number=command.number)
 
         return service
 
     heard: list[int] = []
     async with running(url, listener(heard)) as system:
-        async with Worker([shop("first")], url=url, lease=timedelta(milliseconds=200)) as worker:
+        async with Worker([shop("first")], url=url, lease=timedelta(milliseconds=600)) as worker:
             await system.client.send(Work(number=1))
             await entered.wait()
             async with Worker([shop("second")], url=url, poll=timedelta(milliseconds=20)):

@@ -6,9 +6,11 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from outlast.adapters.broker import BrokerEngine
 from outlast.adapters.memory import MemoryEngine, MemoryStore
 from outlast.adapters.sqlite import SqliteEngine
 from outlast.engines import inspector_of, open_engine
@@ -25,14 +27,25 @@ from outlast.ports import (
     Stash,
     World,
 )
+from outlast.ports import Store as BrokerStore
 from outlast.testing import EngineContract, Features, StillWorld, Store
+from outlast.testing.broker import SimulatedBroker, SimulatedTransport
+
+BROUGHT: dict[str, Any] = {
+    "ordered": False,
+    "shared": False,
+    "leases": False,
+    "arrives_within": timedelta(milliseconds=2),
+    "returns_within": timedelta(seconds=1),
+}
+"""What a broker does otherwise than a database."""
 
 
 class InMemory:
     def __init__(self) -> None:
         self.store = MemoryStore()
 
-    def open(self, world: World) -> Engine:
+    def open(self, world: World) -> BrokerStore:
         return MemoryEngine(self.store, world)
 
     def inspector(self, engine: Engine) -> Inspector:
@@ -43,7 +56,7 @@ class InMemory:
 class InSqlite:
     path: Path
 
-    def open(self, world: World) -> Engine:
+    def open(self, world: World) -> BrokerStore:
         return SqliteEngine(self.path, world, synchronous="NORMAL")
 
     def inspector(self, engine: Engine) -> Inspector:
@@ -61,12 +74,44 @@ class InPostgres:
         return inspector_of(engine)
 
 
+class AtBroker:
+    """A simulated broker with a store."""
+
+    def __init__(self, kind: str, store: InMemory | InSqlite) -> None:
+        self.broker = SimulatedBroker(kind)
+        self.store = store
+
+    def open(self, world: World) -> Engine:
+        return BrokerEngine(SimulatedTransport(self.broker), self.store.open(world), world)
+
+    def inspector(self, engine: Engine) -> Inspector:
+        return inspector_of(engine)
+
+
 class TestMemory(EngineContract):
     features = Features(overlapping=True)
 
     @pytest.fixture
     def store(self) -> Store:
         return InMemory()
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq", "nats"])
+class TestBrokerWithMemory(EngineContract):
+    features = Features(overlapping=True, **BROUGHT)
+
+    @pytest.fixture
+    def store(self, kind: str) -> Store:
+        return AtBroker(kind, InMemory())
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq", "nats"])
+class TestBrokerWithSqlite(EngineContract):
+    features = Features(durable=True, **BROUGHT)
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, kind: str) -> Store:
+        return AtBroker(kind, InSqlite(tmp_path / "contract.db"))
 
 
 class TestSqlite(EngineContract):
@@ -110,7 +155,9 @@ class TestSqlite(EngineContract):
 
 
 class TestPostgres(EngineContract):
-    features = Features(durable=True, processes=True, notices_death=True, overlapping=True)
+    features = Features(
+        durable=True, processes=True, notices_death=True, overlapping=True, returns_within=timedelta(seconds=2)
+    )
 
     @pytest.fixture
     def store(self, postgres_database: str) -> Store:

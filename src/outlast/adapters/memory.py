@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
 from outlast.core.recovery import Patience
 from outlast.errors import Conflict
 from outlast.ports import (
@@ -37,6 +35,7 @@ from outlast.ports import (
     World,
     by_keeper,
     pack,
+    with_id_of_its_own,
 )
 
 SUSPECTS = 256
@@ -190,7 +189,10 @@ class MemoryEngine:
             for parcel in parcels:
                 store.deliver(parcel, now)
         elif parcels:
-            packet = pack([p if p.id else msgspec.structs.replace(p, id=self.world.new_id()) for p in parcels])
+            for parcel in parcels:
+                if parcel.queue:
+                    store.queues.setdefault(parcel.queue, {})  # so that it is listed, also if it was never up
+            packet = pack([with_id_of_its_own(parcel, self.world.new_id) for parcel in parcels])
             receipt = store.enqueue(OUTBOX, packet)
             row = store.queues[OUTBOX][receipt]
             row.count, row.claimed_until, row.owner = 1, now + OUTBOX_LEASE, self

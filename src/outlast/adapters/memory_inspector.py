@@ -29,6 +29,10 @@ class MemoryInspector:
         self.store = engine.store
         self.world = engine.world
 
+    @property
+    def trouble(self) -> str:
+        return self.engine.trouble
+
     async def examine(self) -> Sequence[Finding]:
         return [Finding(what="durability", is_good=True, seen="none: everything is forgotten with this process")]
 

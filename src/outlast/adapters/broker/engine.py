@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime, timedelta
 from typing import Any
 
-from outlast.adapters.broker.postman import Postman
+from outlast.adapters.broker.postman import LOOK, Postman
 from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray, handed_over
 from outlast.core.recovery import Patience
 from outlast.errors import Misuse, Unavailable
@@ -34,20 +35,22 @@ CLOSING_SECONDS = 5.0
 """How long a process that stops waits for the broker to take what it has sent. It is in the outbox in any case."""
 
 
+ASKING_SECONDS = 3.0
+"""How long a broker is asked how much waits, before its part is left out."""
 ASKED_AT_ONCE = 10_000
 """Requests whose answers are waited for, at most."""
 
 
 class BrokerEngine:
-    """One process's view of a broker with a store."""
+    """One process's view of a broker with a store. `look`: how often it looks for what others left in the outbox."""
 
-    def __init__(self, transport: Transport, store: Store, world: World) -> None:
+    def __init__(self, transport: Transport, store: Store, world: World, *, look: timedelta = LOOK) -> None:
         self.transport = transport
         self.store = store
         self.world = world
         self.connection_type = store.connection_type
         self.connection_waits = store.connection_waits
-        self.postman = Postman(transport, store, world)
+        self.postman = Postman(transport, store, world, look=look)
         store.posted = self.postman.post
         self._trays: dict[str, Tray] = {}
         self._answers: dict[str, bytes] = {}
@@ -71,8 +74,9 @@ class BrokerEngine:
         self.open()
         tray = self._trays.setdefault(service, Tray())
         dropped = set(await self.store.topics(service)).difference(topics)
-        await self.store.declare(service, topics)
+        # The broker first: as long as the store has the old topics, whoever tries again knows what to drop.
         await self.transport.declare(service, topics, sorted(dropped))
+        await self.store.declare(service, topics)
         tray.put([])
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
@@ -102,10 +106,14 @@ class BrokerEngine:
         if tray is None:
             return
         tray.claim(by_keeper(changes.claimed)[1])
-        if tags := tray.tags(by_keeper(changes.renewed)[1]):
-            await self.transport.renew(tags)
-        if tags := tray.settle(by_keeper(changes.released)[1]):
-            await self.transport.release(tags)
+        renewed, released = by_keeper(changes.renewed)[1], by_keeper(changes.released)[1]
+        # It is committed whatever happens here: a broker that hears nothing hands these over again.
+        with suppress(Unavailable):
+            if renewed and (tags := tray.every_tag()):
+                # What waits behind that which is handled must not be counted as handed over in vain.
+                await self.transport.renew(tags)
+            if tags := tray.settle(released):
+                await self.transport.release(tags)
 
     async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
         tray = self._trays.get(service)
@@ -128,7 +136,9 @@ class BrokerEngine:
         self.open()
         self._asked[request] = None
         if len(self._asked) > ASKED_AT_ONCE:  # the oldest has been given up long ago
-            del self._asked[next(iter(self._asked))]
+            given_up = next(iter(self._asked))
+            del self._asked[given_up]
+            self._answers.pop(given_up, None)
         return f"{request}@{self.transport.reply_address}"
 
     async def reply(self, request: str) -> bytes | None:
@@ -140,9 +150,12 @@ class BrokerEngine:
     async def depths(self, services: Sequence[str]) -> Mapping[str, int]:
         """How many messages wait at the broker; those of a broker that cannot be asked are not counted."""
         self.open()
+        if self.transport.trouble:
+            return {}
         try:
-            return await self.transport.depths(services)
-        except Unavailable:  # what the store knows can be looked at all the same
+            async with asyncio.timeout(ASKING_SECONDS):
+                return await self.transport.depths(services)
+        except (Unavailable, TimeoutError):  # what the store knows can be looked at all the same
             return {}
 
     async def examine(self) -> Sequence[Finding]:

@@ -30,6 +30,10 @@ class BrokerInspector:
         self.engine = engine
         self.store = store
 
+    @property
+    def trouble(self) -> str:
+        return self.engine.trouble
+
     async def examine(self) -> Sequence[Finding]:
         return [*await self.engine.examine(), *await self.store.examine()]
 

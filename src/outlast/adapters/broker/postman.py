@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
-from outlast.errors import Conflict, Unavailable
-from outlast.ports import OUTBOX, OUTBOX_LEASE, Changes, Delivery, Store, Transport, World, unpack
+from outlast.core.naming import open_packet
+from outlast.errors import Conflict, Misuse, Unavailable
+from outlast.ports import (
+    OUTBOX,
+    OUTBOX_LEASE,
+    Changes,
+    DeadLetter,
+    Delivery,
+    Parcel,
+    Store,
+    Transport,
+    World,
+    unpack,
+)
 
 ROWS = 64
 """Rows at once: taken, published together, and deleted in one transaction."""
 HELD = 1_000
 """More rows than this are not held in memory; they stay in the outbox until it is their turn."""
-LOOK_SECONDS = 1.0
+LOOK = timedelta(seconds=1)
 """How often it looks for what others left behind."""
 PAUSE_SECONDS = 0.5
 """How long it leaves a broker alone that has just failed."""
@@ -24,7 +37,7 @@ class Postman:
     A row that was published twice does no harm: the inbox knows its parcels by their ids.
     """
 
-    def __init__(self, transport: Transport, store: Store, world: World) -> None:
+    def __init__(self, transport: Transport, store: Store, world: World, *, look: timedelta = LOOK) -> None:
         self.transport = transport
         self.store = store
         self.world = world
@@ -35,19 +48,26 @@ class Postman:
         self._wake = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self._look_seconds = look.total_seconds()
+        self._look_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def post(self, row: Delivery) -> None:
         """A row of this process was committed; it is claimed for `OUTBOX_LEASE`."""
         if len(self._posted) < HELD:
             self._posted.append(row)
+            self._is_idle.clear()
             self._wake.set()
+
+    def look(self) -> None:
+        """Something may have been left behind: looks for it now."""
+        self._look_at = 0.0
+        self._wake.set()
 
     def start(self) -> None:
         """Begins to work, if it has not yet."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="outlast postman")
-            self.store.listen(OUTBOX, self._wake.set)
 
     async def close(self, *, longest_seconds: float) -> None:
         """Stops, when what was posted is at the broker or the time is over; the rest stays in the outbox."""
@@ -56,9 +76,7 @@ class Postman:
         if not self.transport.trouble:
             try:
                 async with asyncio.timeout(longest_seconds):
-                    while self._posted or self._settled or not self._is_idle.is_set():
-                        await asyncio.sleep(0)
-                        await self._is_idle.wait()
+                    await self._is_idle.wait()
             except TimeoutError:
                 pass
         self._task.cancel()
@@ -66,25 +84,21 @@ class Postman:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        looked_at = 0.0
         while True:
-            rows, self._posted = self._posted[:ROWS], self._posted[ROWS:]
             try:
-                if not rows and loop.time() - looked_at >= LOOK_SECONDS:
-                    looked_at = loop.time()
-                    rows = await self._take()
-                    looked_at = 0.0 if len(rows) == ROWS else looked_at
+                if loop.time() >= self._look_at:
+                    await self._look(loop.time())
+                rows, self._posted = self._posted[:ROWS], self._posted[ROWS:]
                 if rows or self._settled:
-                    self._is_idle.clear()
                     await self._deliver(rows)
                     self.trouble = ""
             except Exception as error:  # whatever it is, what is in the outbox must not wait for a restart
-                self.trouble = str(error)
+                self.trouble = str(error) or repr(error)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             if not (self._posted or self._settled):
                 self._is_idle.set()
-                await self._rest(looked_at + LOOK_SECONDS - loop.time())
+                await self._rest(self._look_at - loop.time())
 
     async def _rest(self, seconds: float) -> None:
         handle = asyncio.get_running_loop().call_later(max(seconds, 0.001), self._wake.set)
@@ -92,17 +106,81 @@ class Postman:
         self._wake.clear()
         handle.cancel()
 
+    async def _look(self, now: float) -> None:
+        """Adds what others left behind, however much there is to do: they must not wait until it is calm."""
+        found = await self._take()
+        self._posted += found
+        if len(found) < ROWS:
+            self._look_at = now + self._look_seconds
+            if not found and not self.transport.trouble:
+                self.trouble = ""
+
     async def _deliver(self, rows: Sequence[Delivery]) -> None:
         """Publishes these rows, while those that were published before are deleted."""
         settled, self._settled = self._settled, []
         deleting = asyncio.ensure_future(self._delete(settled)) if settled else None
         try:
             if rows:
-                await self.transport.publish([parcel for row in rows for parcel in unpack(row.packet)])
-                self._settled += rows
+                await self._publish(rows)
         finally:
             if deleting is not None:
                 await deleting
+
+    async def _publish(self, rows: Sequence[Delivery]) -> None:
+        try:
+            await self.transport.publish([parcel for row in rows for parcel in unpack(row.packet)])
+        except Exception as error:
+            if len(rows) > 1 and not self.transport.trouble:
+                await self._publish_each(rows)
+            elif isinstance(error, Misuse):
+                await self._sort_out(rows[0])
+            else:
+                raise
+        else:
+            self._settled += rows
+
+    async def _publish_each(self, rows: Sequence[Delivery]) -> None:
+        """One by one, for the broker refuses one of them, and that one must not hold up the others."""
+        refused: Exception | None = None
+        for row in rows:
+            try:
+                await self._publish([row])
+            except Exception as error:  # of the row, or of the broker: in both cases the row stays in the outbox
+                if self.transport.trouble:
+                    raise
+                refused = error
+        if refused is not None:
+            raise refused
+
+    async def _sort_out(self, row: Delivery) -> None:
+        """Sets aside what no broker will ever take, such as a message that is too large, and publishes the rest."""
+        dead: list[DeadLetter] = []
+        for parcel in unpack(row.packet):
+            try:
+                await self.transport.publish([parcel])
+            except Misuse as error:
+                dead.append(self._dead_letter(parcel, error))
+        if dead:
+            work = await self.store.begin("")
+            try:
+                await work.commit(Changes(dead=dead))
+            except BaseException:
+                await work.rollback()
+                raise
+        self._settled.append(row)
+
+    def _dead_letter(self, parcel: Parcel, error: Misuse) -> DeadLetter:
+        envelope = open_packet(parcel.packet)
+        return DeadLetter(
+            id=self.world.new_id(),
+            service=parcel.queue or envelope.sender,
+            packet=parcel.packet,
+            reason=f"{self.transport.name} does not take it: {error}",
+            message_id=envelope.id,
+            type=envelope.type,
+            conversation=envelope.conversation,
+            at=self.world.now(),
+        )
 
     async def _take(self) -> list[Delivery]:
         """Claims what nobody else is taking."""

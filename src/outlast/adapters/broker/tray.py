@@ -52,9 +52,9 @@ class Tray:
         """These are done with, or given up. Returns their tags, to be acknowledged or released."""
         return [tag for delivery in deliveries for tag in self._drop(str(delivery.receipt))]
 
-    def tags(self, deliveries: Sequence[Delivery]) -> list[Any]:
-        """What the transport knows these by."""
-        return [tag for delivery in deliveries for tag in self._tags.get(str(delivery.receipt), ())]
+    def every_tag(self) -> list[Any]:
+        """What the transport knows all of them by, what waits and what is claimed."""
+        return [tag for tags in self._tags.values() for tag in tags]
 
     def _drop(self, id: str) -> list[Any]:
         self._waiting.pop(id, None)

@@ -115,6 +115,8 @@ class Session:
 
     async def exchange(self, block: Callable[[bytes], bytes], answers: int, what: str) -> list[Frame]:
         """Sends what `block` makes of a reply subject, and waits for so many answers. Raises `Unavailable`."""
+        if self.is_lost:
+            raise Unavailable(f"{what}: the connection to {self.place.name} was lost: {self.why_lost}.")
         self._number += 1
         key = b"%d" % self._number
         tally = self._tallies[key] = Tally(answers)
@@ -136,6 +138,8 @@ class Session:
 
     def tick(self, seconds: float) -> None:
         """Time has passed. Counts ticks and not the clock: if this process was halted, the server is not to blame."""
+        if self.is_lost:
+            return
         before, self._silent_seconds = self._silent_seconds, self._silent_seconds + seconds
         if self._silent_seconds >= 2 * HEARTBEAT_SECONDS:
             self.fail(f"the server has not said a word for {2 * HEARTBEAT_SECONDS:g} s")

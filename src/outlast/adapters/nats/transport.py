@@ -297,10 +297,9 @@ class NatsTransport:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await lost.wait()
-            if session.is_lost:
-                return
             session.tick(seconds)
-            await self._look_after_consumers(session, seconds)
+            if not session.is_lost:
+                await self._look_after_consumers(session, seconds)
 
     async def _look_after_consumers(self, session: Session, seconds: float) -> None:
         patience = self._place.ack_wait_seconds / 2

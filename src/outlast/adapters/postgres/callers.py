@@ -91,11 +91,7 @@ class CallersSession:
 
     async def rollback(self) -> None:
         try:
-            if self._transaction is not None:
-                if self.driver.is_in_transaction():
-                    await self._transaction.rollback()
-            else:
-                await _done(self.owner.rollback())
+            await _done((self._transaction or self.owner).rollback())
         except Exception:  # then the server does it when the connection is gone
             return
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from outlast.adapters.postgres.statements import refuse_ending
 from outlast.adapters.postgres.trouble import explained
-from outlast.errors import BadHandler, Unavailable
+from outlast.errors import BadHandler, OutlastError, Unavailable
 
 # The driver has no types, and what is inherited from it has none either.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -53,6 +53,8 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]  # the driver has
         super().__init__(*args, **options)
         self.is_lent = False
         """A handler has it now."""
+        self.is_silent = False
+        """The server did not answer on it in time."""
 
     async def execute(self, query: str, *args: Any, **options: Any) -> Any:
         self._check(query)
@@ -128,11 +130,25 @@ class Server:
 
     async def connect(self, *, plans: bool, **settings: str) -> OwnConnection:
         """A new connection. After a failure the next attempts fail at once until a pause is over."""
-        now = asyncio.get_running_loop().time
-        if self._failure is not None and now() < self._silent_until:
+        if self._failure is not None and asyncio.get_running_loop().time() < self._silent_until:
             raise Unavailable(str(self._failure))
+        connection: OwnConnection | None = None
         try:
-            connection: OwnConnection = await asyncpg.connect(
+            connection = await self._open(settings)
+            if plans:
+                await connection.execute("; ".join(f"SET {name} = {value}" for name, value in PLANS.items()))
+        except BaseException as error:
+            if connection is not None:
+                connection.terminate()
+            if not isinstance(error, Exception):
+                raise
+            raise self._failed(error) from error
+        self._pause, self._failure = 0.0, None
+        return connection
+
+    async def _open(self, settings: Mapping[str, str]) -> OwnConnection:
+        opening: asyncio.Task[OwnConnection] = asyncio.get_running_loop().create_task(
+            asyncpg.connect(
                 self._dsn,
                 connection_class=OwnConnection,
                 timeout=CONNECT_SECONDS,
@@ -140,18 +156,27 @@ class Server:
                 max_cached_statement_lifetime=0,
                 server_settings={"application_name": "outlast", **self._settings, **settings},
             )
-            if plans:
-                await connection.execute("; ".join(f"SET {name} = {value}" for name, value in PLANS.items()))
-        except Exception as error:
-            failure = explained(error, "connecting", where=self.where)
-            if failure is None:
-                failure = Unavailable(f"connecting to {self.where} failed: {error!r}. See whether the URL is right.")
-            self._pause = min(max(0.05, self._pause * 2), PAUSE_SECONDS_MAX)
-            self._silent_until = now() + self._pause * (0.5 + self._dice())
-            self._failure = Unavailable(str(failure))
-            raise failure from error
-        self._pause, self._failure = 0.0, None
-        return connection
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Half a connection cannot be closed without a complaint of the driver, so it is let become a whole one.
+            await asyncio.wait([opening], timeout=1)
+            opening.cancel()
+            for opened in await asyncio.gather(opening, return_exceptions=True):
+                if isinstance(opened, OwnConnection):
+                    opened.terminate()
+            raise
+
+    def _failed(self, error: Exception) -> OutlastError:
+        """What to raise; from now on there is a pause, longer after each failure."""
+        failure = explained(error, "connecting", where=self.where)
+        if failure is None:
+            failure = Unavailable(f"connecting to {self.where} failed: {error!r}. See whether the URL is right.")
+        self._pause = min(max(0.05, self._pause * 2), PAUSE_SECONDS_MAX)
+        self._silent_until = asyncio.get_running_loop().time() + self._pause * (0.5 + self._dice())
+        self._failure = Unavailable(str(failure))
+        return failure
 
 
 class Places:
@@ -198,6 +223,10 @@ class Places:
             connection.terminate()
         if not connection.is_closed():
             self._idle.append(connection)
+        if connection.is_silent:
+            # The others would be found to be so one by one.
+            while self._idle:
+                self._idle.pop().terminate()
         self._free.release()
 
     async def close(self) -> None:

@@ -330,8 +330,8 @@ class PostgresEngine:
         await self.fetch("declaring a worker", _AT_WORK, self._listening.number, list(self.services.values()))
 
     async def close(self) -> None:
-        for service in list(self._pending):
-            await self._let_go(self._pending.pop(service))
+        while self._pending:
+            await self._let_go(self._pending.popitem()[1])
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._errands.close()
@@ -341,3 +341,4 @@ class PostgresEngine:
         await self._listening.close()
         await self._turns.close()
         await self.own.close()
+        await asyncio.sleep(0)  # lets what the driver had to break off end

@@ -39,6 +39,9 @@ class Database(Protocol):
     schema: str
     where: str
 
+    @property
+    def trouble(self) -> str: ...
+
     async def fetch(self, attempt: str, sql: str, *values: Any) -> Sequence[Any]: ...
 
     async def begin(self, service: str) -> PostgresWork: ...
@@ -49,6 +52,10 @@ class PostgresInspector:
 
     def __init__(self, engine: Database) -> None:
         self.engine = engine
+
+    @property
+    def trouble(self) -> str:
+        return self.engine.trouble
 
     async def _rows(self, sql: str, *values: Any) -> Sequence[Any]:
         return await self.engine.fetch("looking into the database", sql, *values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from outlast.adapters.postgres.connections import ANSWER_SECONDS, OwnConnection
@@ -45,18 +45,31 @@ class OwnSession:
         if self._transaction is None:
             # The driver's own, so that a handler's `connection.transaction()` is a part of it.
             self._transaction = self.connection.transaction()
-            await self._transaction.start()
+            await self._answered(self._transaction.start())
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Any]:
-        rows: Sequence[Any] = await self.connection.fetch(sql, *values, timeout=ANSWER_SECONDS)
+        rows: Sequence[Any] = await self._answered(self.connection.fetch(sql, *values))
         return rows
+
+    async def _answered(self, call: Awaitable[Any]) -> Any:
+        """What the server answered in time. After a call that was broken off the connection is not used again."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await call
+        except TimeoutError:
+            self.connection.is_silent = True
+            self.connection.terminate()
+            raise
+        except asyncio.CancelledError:
+            self.connection.terminate()
+            raise
 
     async def check(self) -> None:
         pass  # a handler's statements are refused if they would end it
 
     async def commit(self) -> None:
         if self._transaction is not None:
-            await self._transaction.commit()
+            await self._answered(self._transaction.commit())
         self._end()
 
     async def rollback(self) -> None:
@@ -65,14 +78,10 @@ class OwnSession:
         connection = self.connection
         connection.is_lent = False
         try:
-            if self._transaction is not None and connection.is_in_transaction():
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await self._transaction.rollback()
+            if self._transaction is not None and not connection.is_closed() and connection.is_in_transaction():
+                await self._answered(self._transaction.rollback())
         except Exception:  # then the server undoes it when the connection is gone
             connection.terminate()
-        except BaseException:
-            connection.terminate()
-            raise
         finally:
             self._end()
 

@@ -22,10 +22,15 @@ class Inbox:
 
     def unseen(self, ids: Sequence[str]) -> set[str]:
         """Those that no committed turn has handled."""
-        found = self.connection.execute(
+        found: list[tuple[str]] = self.connection.execute(
             "SELECT id FROM outlast_inbox WHERE queue = ? AND id IN (SELECT value FROM json_each(?))",
             (self.number, _encode(ids).decode()),
-        )
+        ).fetchall()
+        for id in ids:
+            if "\0" in id:  # where SQLite's JSON ends a text
+                found += self.connection.execute(
+                    "SELECT id FROM outlast_inbox WHERE queue = ? AND id = ?", (self.number, id)
+                ).fetchall()
         return set(ids).difference(id for (id,) in found)
 
     def note(self, handled: Sequence[Delivery], now: int) -> None:

@@ -43,6 +43,10 @@ class SqliteInspector:
     def __init__(self, engine: SqliteEngine) -> None:
         self.engine = engine
 
+    @property
+    def trouble(self) -> str:
+        return self.engine.trouble
+
     async def examine(self) -> Sequence[Finding]:
         path, execute = self.engine.path, self.engine.connection.execute
         [[version], [mode]] = execute("SELECT sqlite_version() UNION ALL SELECT journal_mode FROM pragma_journal_mode")

@@ -45,6 +45,7 @@ from outlast.ports import (
     World,
     by_keeper,
     pack,
+    with_id_of_its_own,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -347,7 +348,9 @@ class SqliteWork:
     def _deliver(self, parcels: Sequence[Parcel]) -> None:
         """Puts parcels without dates where they belong: into the outbox, if a broker has the queues."""
         if self._posted is not None:
-            self._for_broker += [p if p.id else msgspec.structs.replace(p, id=self.world.new_id()) for p in parcels]
+            for queue in {parcel.queue for parcel in parcels if parcel.queue}:
+                self._queue(queue)  # so that it is listed, also if its service was never up
+            self._for_broker += [with_id_of_its_own(parcel, self.world.new_id) for parcel in parcels]
             return
         by_queue: dict[str, list[bytes]] = defaultdict(list)
         subscribers: dict[str, list[str]] | None = None

@@ -156,6 +156,8 @@ class InstanceContract(Contract):
         await rig.commit(Changes(saved=[rig.saved(ONE, b"1")], parcels=[dated]), "shop")
         await rig.send("shop", b"mine", b"theirs")
         mine, theirs = await rig.receive("shop")
+        if fault == "claimed elsewhere" and not rig.features.shared:
+            pytest.skip("two may claim what a broker keeps; one of them handles it")
         await rig.commit(Changes(handled=[theirs]), "shop")
         everything = self._everything(rig, mine, Withdrawn(dated.id, due))
         match fault:
@@ -182,7 +184,7 @@ class InstanceContract(Contract):
         assert await rig.inspector.history(conversation="", after=0, limit=9) == []
         await rig.pass_time(rig.lease * 2)
         await rig.relay()
-        assert await rig.waiting("shop") == [b"mine", b"dated"]
+        assert sorted(await rig.waiting("shop")) == [b"dated", b"mine"]
 
     def _everything(self, rig: Rig, mine: Delivery, withdrawn: Withdrawn) -> Changes:
         """Changes of every kind, all of them possible."""
@@ -194,7 +196,7 @@ class InstanceContract(Contract):
                 rig.parcel(b"command", queue="bank"),
                 rig.parcel(b"event", topic="placed"),
                 rig.parcel(b"later", queue="shop", due=due),
-                rig.parcel(b"reply", reply_to="request"),
+                rig.parcel(b"reply", reply_to=rig.engine.reply_to("request")),
             ],
             withdrawn=[withdrawn],
             saved=[rig.saved(TWO, b"new")],

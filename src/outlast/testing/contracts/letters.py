@@ -132,8 +132,10 @@ class LetterContract(Contract):
         other = rig.open()
         await rig.engine.declare("shop", ["paid"])
         assert await rig.engine.reply("request") is None
+        reply_to = rig.engine.reply_to("request")
 
-        await rig.commit(Changes(parcels=[rig.parcel(b"1", topic="paid", reply_to="request")]), engine=other)
+        await rig.commit(Changes(parcels=[rig.parcel(b"1", topic="paid", reply_to=reply_to)]), engine=other)
+        await rig.arrived()
 
         assert await rig.engine.reply("another") is None
         assert await rig.engine.reply("request") == b"1"
@@ -147,8 +149,9 @@ class LetterContract(Contract):
         rig.engine.listen(REPLIES, replied.set)
         rig.engine.listen(RELAY, dated.set)
         due = rig.world.now() + rig.lease
+        reply_to = rig.engine.reply_to("request")
 
-        await rig.commit(Changes(parcels=[rig.parcel(b"1", reply_to="request")]), engine=other)
+        await rig.commit(Changes(parcels=[rig.parcel(b"1", reply_to=reply_to)]), engine=other)
         await rig.commit(Changes(parcels=[rig.parcel(b"1", queue="shop", due=due)]), engine=other)
 
         async with asyncio.timeout(1):

@@ -37,7 +37,7 @@ class QueueContract(Contract):
         packet = PACKETS[name]
         await rig.send("shop", packet)
         claimed = await rig.claim("shop", await rig.first("shop"))
-        await rig.pass_time(rig.lease)
+        await rig.commit(Changes(released=[claimed]), "shop")
         again = await rig.first("shop")
 
         await rig.commit(Changes(handled=[again], dead=[rig.letter(again.packet)]), "shop")
@@ -85,9 +85,10 @@ class QueueContract(Contract):
     async def test_a_turn_that_rolls_back_leaves_its_message(self, rig: Rig) -> None:
         """TR-10"""
         await rig.send("shop", b"1")
+        delivery = await rig.first("shop")
         work = await rig.engine.begin("shop")
 
-        await work.first_sight(await rig.receive("shop"))
+        await work.first_sight([delivery])
         await work.rollback()
         await work.rollback()
 
@@ -116,7 +117,7 @@ class QueueContract(Contract):
         assert await rig.waiting("shop") == await rig.waiting("shop", other) == []
         assert await rig.first_sight("shop", [claimed]) == {claimed.receipt}
 
-    @promise()
+    @promise("leases")
     async def test_a_claim_ends_and_is_counted(self, rig: Rig) -> None:
         """RC-22: a message that kills its process is known by its count."""
         await rig.send("shop", b"1")
@@ -188,7 +189,7 @@ class QueueContract(Contract):
         assert await rig.first_sight("shop", [handled]) == set()
         assert await rig.waiting("shop") == [b"2"]
 
-    @promise()
+    @promise("leases")
     async def test_who_has_lost_a_claim_cannot_commit(self, rig: Rig) -> None:
         """CP-24: a worker that slept through its lease finds that another has its message."""
         other = rig.open()
@@ -205,7 +206,7 @@ class QueueContract(Contract):
         assert await rig.waiting("bank") == []
         await rig.commit(Changes(handled=[taken]), "shop", other)
 
-    @promise()
+    @promise("leases")
     async def test_who_has_lost_a_claim_neither_renews_nor_releases_it(self, rig: Rig) -> None:
         """CP-24"""
         other = rig.open()
@@ -232,7 +233,7 @@ class QueueContract(Contract):
 
         assert await rig.waiting("shop") == []
 
-    @promise()
+    @promise("shared")
     async def test_two_workers_cannot_claim_one_message(self, rig: Rig) -> None:
         """OB-06"""
         other = rig.open()
@@ -276,6 +277,7 @@ class QueueContract(Contract):
         """PS-04, PS-11"""
         await rig.engine.declare("shop", ["placed"])
         await rig.commit(Changes(parcels=[rig.parcel(b"1", topic="placed")]))
+        await rig.arrived()
 
         await rig.engine.declare("shop", ["paid"])
         await rig.engine.declare("shop", ["paid"])

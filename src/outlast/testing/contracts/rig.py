@@ -16,13 +16,28 @@ from msgspec import Raw
 from outlast.adapters.system import SystemWorld
 from outlast.core.message import Envelope
 from outlast.core.naming import encode
-from outlast.ports import Address, Changes, DeadLetter, Delivery, Engine, Inspector, Parcel, Receipt, Saved, World
+from outlast.ports import (
+    OUTBOX,
+    Address,
+    Changes,
+    DeadLetter,
+    Delivery,
+    Engine,
+    Inspector,
+    Parcel,
+    Receipt,
+    Saved,
+    World,
+)
 from outlast.testing.world import StillWorld
 
 Method = Callable[..., Coroutine[Any, Any, None]]
 
 TIME_LIMIT_SECONDS = 60
 RELAY_LIMIT = 1000
+OUTBOX_SECONDS = 20
+"""So long at most may a broker need for what is in the outbox."""
+POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +58,14 @@ class Features:
     """What a killed process had claimed comes back as soon as its service is declared again."""
     notifies: bool = True
     """Those who `listen` are told without polling."""
+    shared: bool = True
+    """Every engine sees all that waits; else a broker brings each message to one of those who declared its service."""
+    leases: bool = True
+    """A claim ends when its time is over; else it ends with the process that has it."""
+    arrives_within: timedelta = timedelta()
+    """How long what was committed may take to be brought, where it is not shared."""
+    returns_within: timedelta = timedelta()
+    """How long what a dead process had may take to be brought to another, where it is not shared."""
 
 
 class Store(Protocol):
@@ -111,6 +134,7 @@ class Rig:
         self.engines: list[Engine] = []
         self.engine = self.open()
         self.inspector = store.inspector(self.engine)
+        self._subscribed: set[tuple[Engine, str]] = set()
 
     def open(self) -> Engine:
         """One more engine, closed at the end of the test."""
@@ -126,6 +150,7 @@ class Rig:
 
     async def close(self) -> None:
         """Closes what was opened."""
+        self._subscribed.clear()
         while self.engines:
             await self.engines.pop().close()
 
@@ -139,12 +164,14 @@ class Rig:
 
     async def commit(self, changes: Changes, service: str = "", engine: Engine | None = None) -> None:
         """One transaction with nothing but these changes."""
-        work = await (engine or self.engine).begin(service)
+        engine = engine or self.engine
+        work = await engine.begin(service)
         try:
             await work.commit(changes)
         except BaseException:
             await work.rollback()
             raise
+        await engine.acknowledge(service, changes.handled)
 
     async def send(self, queue: str, *packets: bytes) -> None:
         """Commands to a service."""
@@ -155,8 +182,41 @@ class Rig:
         return Parcel(self.world.new_id(), packet, **fields)
 
     async def receive(self, service: str, engine: Engine | None = None, limit: int = 10_000) -> Sequence[Delivery]:
-        """What is waiting for a service."""
-        return await (engine or self.engine).receive(service, limit)
+        """What is waiting for a service, when all that was committed before is there."""
+        engine = engine or self.engine
+        if not self.features.shared:
+            await self.subscribe(service, engine)
+            await self.arrived()
+        return await engine.receive(service, limit)
+
+    async def subscribe(self, service: str, engine: Engine) -> None:
+        """Declares a service on this engine with the topics that it has, if that was not done."""
+        if (engine, service) not in self._subscribed:
+            self._subscribed.add((engine, service))
+            topics = [topic for q in await self.inspector.queues() if q.service == service for topic in q.topics]
+            await engine.declare(service, topics)
+
+    async def arrived(self) -> None:
+        """Waits until what was committed is where it can be received: the outbox is empty, and a moment has passed."""
+        if self.features.shared:
+            return
+        async with asyncio.timeout(OUTBOX_SECONDS):
+            while True:
+                if not any(q.service == OUTBOX and q.waiting + q.claimed for q in await self.inspector.queues()):
+                    break
+                await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(self.features.arrives_within.total_seconds())
+
+    async def comes(self, service: str, packet: bytes, engine: Engine | None = None) -> Delivery:
+        """The delivery with this packet, which a process that is gone may have had."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.features.returns_within.total_seconds()
+        while True:
+            for delivery in await self.receive(service, engine):
+                if delivery.packet == packet:
+                    return delivery
+            assert loop.time() < deadline, f"{packet!r} does not come back"
+            await asyncio.sleep(POLL_SECONDS)
 
     async def waiting(self, service: str, engine: Engine | None = None) -> list[bytes]:
         """The packets that are waiting for a service."""

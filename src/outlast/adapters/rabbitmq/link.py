@@ -99,12 +99,15 @@ class Link:
                 known_version(self.wire)
                 pause.began()
                 self.note("")
+                self._misuse = None
                 self._up.set()
                 await self._keep(self.wire)
             except ChannelLost as error:
                 why = error.text
             except Misuse as error:
                 self._misuse, why = error, str(error).rstrip(".")
+            except Exception as error:  # whatever it is, a process that consumes no more must not look healthy
+                why = f"{type(error).__name__}: {error}"
             finally:
                 self._up.clear()
             if self.wire is not None:

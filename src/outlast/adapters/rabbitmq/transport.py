@@ -21,6 +21,8 @@ class RabbitMQTransport:
 
     def __init__(self, url: str, world: World) -> None:
         self.settings = read(url)
+        if self.settings.tls:
+            self.settings.context()  # what is wrong with the certificates is said now, not when it does not connect
         self._outbound = Outbound(self.settings, world)
         self._inbound = Inbound(self.settings, world)
 

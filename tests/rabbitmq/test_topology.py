@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -160,6 +161,18 @@ async def test_who_is_not_let_in_is_told(rabbitmq_vhost: str) -> None:
     async with desk(with_option(rabbitmq_vhost + "-missing", confirm_timeout=1)) as one:
         with pytest.raises(Unavailable, match="vhost"):
             await one.publish("1")
+
+
+async def test_a_wrong_server_is_no_reason_to_give_up_a_message(
+    rabbitmq_vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Misuse` would be said of the message; it is said of the service only, which cannot start there."""
+    monkeypatch.setattr(sys.modules[known_version.__module__], "OLDEST", (99,))
+    async with desk(with_option(rabbitmq_vhost, confirm_timeout=1)) as one:
+        with pytest.raises(Unavailable, match="RabbitMQ 99 or newer"):
+            await one.publish("1")
+        with pytest.raises(Misuse, match="RabbitMQ 99 or newer"):
+            await one.transport.declare("payment", [], [])
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,8 @@ class Inbound:
             wire = await self.link.wire_in_time()
             async with asyncio.timeout(self._settings.confirm_timeout):
                 await self._serve(wire, service, wish)
+        except Unavailable as error:
+            raise (self.link.misuse or error) from error
         except (ChannelLost, TimeoutError) as error:
             why = error.text if isinstance(error, ChannelLost) else "it does not answer in time"
             raise Unavailable(f"the service {service!r} cannot be declared at {self._settings}: {why}.") from error

@@ -78,6 +78,10 @@ class NatsTransport:
             return ""
         return f"since {self._trouble_since:%Y-%m-%d %H:%M:%S} UTC: {self._trouble}"
 
+    @property
+    def can_publish(self) -> bool:
+        return self._session is not None
+
     def open(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._say(Unavailable(f"not connected to {self.name} yet."))

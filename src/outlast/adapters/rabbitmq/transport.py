@@ -39,6 +39,10 @@ class RabbitMQTransport:
     def trouble(self) -> str:
         return self._outbound.trouble or self._inbound.trouble
 
+    @property
+    def can_publish(self) -> bool:
+        return not self._outbound.trouble
+
     def open(self, receiver: Receiver) -> None:
         self._inbound.receiver = receiver
         self._outbound.link.start()

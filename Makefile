@@ -22,7 +22,7 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-# ENGINE=postgres, rabbitmq or nats: with private servers, which fall as well.
+# ENGINE=postgres, rabbitmq or nats: with private servers, which fall as well. For bench also all, one after the other.
 ENGINE ?= sqlite
 
 demo: .venv/ready
@@ -32,7 +32,7 @@ chaos: .venv/ready
 	$(BIN)/python -m examples.shop.chaos --engine $(ENGINE) $(ARGS)
 
 bench: .venv/ready
-	$(BIN)/python -m bench.run $(ARGS)
+	$(BIN)/python -m bench.run --engine $(ENGINE) $(ARGS)
 
 # Plants known bugs in a copy of the library, one at a time, and shows which search finds them.
 seeded-bugs: .venv/ready

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from pathlib import Path
 
 from bench.orders import ordering, payment, placed, warehouse
 from outlast import Client, Worker
@@ -46,7 +45,7 @@ async def measure(url: str, orders: int, *, random_keys: bool = False) -> tuple[
     return spent
 
 
-def run(path: Path, orders: int) -> float:
+def run(url: str, orders: int) -> float:
     """Orders per second."""
-    seconds, _ = asyncio.run(measure(f"sqlite:///{path}", orders))
+    seconds, _ = asyncio.run(measure(url, orders))
     return orders / seconds

@@ -59,9 +59,9 @@ async def measure(amqp: str, postgres: str, *, orders: int, batch: int, client: 
     }
 
 
-def run(amqp: str, postgres: str, orders: int, batch: int = BATCH) -> float:
+def run(amqp: str, postgres: str, orders: int, *, batch: int = BATCH, client: str = "thin") -> float:
     """Orders per second."""
-    return asyncio.run(measure(amqp, postgres, orders=orders, batch=batch))["orders_per_second"]
+    return asyncio.run(measure(amqp, postgres, orders=orders, batch=batch, client=client))["orders_per_second"]
 
 
 def main() -> None:

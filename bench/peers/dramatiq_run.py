@@ -1,9 +1,11 @@
-"""Measures the peer: three workers, a client that places orders from four threads. Prints orders per second.
+"""Measures Dramatiq: three workers, a client that places orders from four threads. Prints one line of JSON.
 
-Runs in a virtual environment of its own (dramatiq_requirements.txt); RabbitMQ and PostgreSQL are named by
-BENCH_AMQP_URL and BENCH_POSTGRES_URL.
+`python dramatiq_run.py amqp://… postgresql://… ORDERS`, in a virtual environment of its own
+(dramatiq_requirements.txt).
 """
 
+import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -18,9 +20,10 @@ HERE = Path(__file__).parent
 QUEUES = ("bench-orders", "bench-payment", "bench-warehouse")
 
 
-def main(orders: int) -> None:
+def main(amqp: str, postgres: str, orders: int) -> None:
     sys.path.insert(0, str(HERE))
-    connection = psycopg.connect(os.environ["BENCH_POSTGRES_URL"], autocommit=True)
+    os.environ |= {"BENCH_AMQP_URL": amqp, "BENCH_POSTGRES_URL": postgres}
+    connection = psycopg.connect(postgres, autocommit=True)
     connection.execute("DROP TABLE IF EXISTS bench_orders")
     connection.execute("CREATE TABLE bench_orders (id text PRIMARY KEY, done boolean NOT NULL DEFAULT false)")
     dramatiq = Path(sys.executable).with_name("dramatiq")
@@ -46,14 +49,23 @@ def main(orders: int) -> None:
                 pass
             while finished() < 100 + orders:
                 time.sleep(0.02)
-            print(orders / (time.perf_counter() - begin))
+            rate = orders / (time.perf_counter() - begin)
     finally:
         for worker in workers:
             worker.terminate()
         for worker in workers:
             worker.wait()
         connection.execute("DROP TABLE bench_orders")
+    figures = {
+        "peer": "dramatiq",
+        "orders_per_second": round(rate),
+        "orders": orders,
+        "topology": "services",
+        "postgres": connection.execute("SHOW server_version").fetchone()[0],
+        "dramatiq": importlib.metadata.version("dramatiq"),
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -28,7 +28,7 @@ from examples.shop.disk import Disk, Skipped, disk_at, small_disk
 from examples.shop.orders import Order, read_orders
 from examples.shop.premises import ENGINES, Missing, Premises, premises
 from examples.shop.program import has_a_shop, shop_file
-from examples.shop.recovery import LONGEST_SECONDS, Recovery, figures
+from examples.shop.recovery import LONGEST_SECONDS, Recovery, figures, slowest
 from examples.shop.stage import run_to_end, set_stage
 from examples.shop.watch import Sight
 from examples.shop.weather import FAULTS, Storm, Weather
@@ -107,6 +107,7 @@ class Aftermath:
             "refused_starts": self.refused_starts,
             "stuck": self.stuck,
             **figures(self.recoveries),
+            "slowest_recoveries": slowest(self.recoveries),
             **self.report.counts(),
             "messages": self.messages,
             "dead_letters": self.dead_letters,

@@ -23,7 +23,7 @@ from examples.shop.stage import Stage, run_to_end, set_stage
 from examples.shop.watch import Sight
 
 LINE_SECONDS = 5.0
-BEFORE_SECONDS = 5.0
+BEFORE_SECONDS = 3.0
 REST_SECONDS = 300.0
 
 

@@ -58,7 +58,7 @@ class Pace:
         """How many were handled by this moment, as if they came evenly between two sights."""
         place = bisect_left(self._seconds, seconds)
         if place == 0:
-            return 0.0
+            return self._handled[0]
         if place == len(self._seconds):
             return self._handled[-1]
         since, until = self._seconds[place - 1], self._seconds[place]
@@ -75,3 +75,13 @@ def figures(recoveries: Sequence[Recovery]) -> dict[str, float | int]:
         "recovery_seconds_p95": round(seconds[int(0.95 * (len(seconds) - 1) + 0.5)], 2) if seconds else 0.0,
         "recovery_seconds_max": round(seconds[-1], 2) if seconds else 0.0,
     }
+
+
+def slowest(recoveries: Sequence[Recovery]) -> dict[str, float | None]:
+    """The longest in seconds for each kind of fault; `None` if one never came."""
+    found: dict[str, float | None] = {}
+    for recovery in recoveries:
+        so_far = found.get(recovery.fault, 0.0)
+        seconds = recovery.seconds
+        found[recovery.fault] = None if so_far is None or seconds is None else round(max(so_far, seconds), 2)
+    return found

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NETWORK_FAULTS = ("cut", "delay", "hole")
 SERVER_FAULTS = (DATABASE, BROKER, *NETWORK_FAULTS, "alarm", "queue")
-AWAY_SECONDS = (0.5, 8.0)
+SHORTEST_SECONDS = 0.5
 DELAY_SECONDS = (0.05, 0.3)
 WARMING_UP_SECONDS = 6.0
 """So long the shop is left alone at first, to find its pace."""
@@ -29,12 +29,13 @@ LOOK_SECONDS = 0.1
 class ServerWeather:
     """Brings these faults about, and measures what follows."""
 
-    def __init__(self, stage: Stage, chance: random.Random, pace: Pace) -> None:
+    def __init__(self, stage: Stage, chance: random.Random, pace: Pace, *, longest_seconds: float) -> None:
         self.recoveries: list[Recovery] = []
         self._stage = stage
         self._premises = stage.premises
         self._chance = chance
         self._pace = pace
+        self._longest_seconds = longest_seconds
 
     async def strike(self, fault: str) -> bool:
         """Brings the fault about, ends it, and waits until the shop is back at work. False: there was no occasion."""
@@ -63,7 +64,7 @@ class ServerWeather:
         self.recoveries.append(Recovery(fault, round(healed, 2), back))
 
     async def _rest(self) -> None:
-        await asyncio.sleep(self._chance.uniform(*AWAY_SECONDS))
+        await asyncio.sleep(self._chance.uniform(SHORTEST_SECONDS, self._longest_seconds))
 
     async def _disturb(self, fault: str) -> None:
         """A fault of the network before one of the servers."""

@@ -10,7 +10,7 @@ from examples.shop.fleet import SERVICES, Fleet
 from examples.shop.premises import BROKER
 from examples.shop.rows import Reader
 from outlast import Client
-from outlast.adapters.broker import BrokerInspector
+from outlast.adapters.broker import BrokerEngine, BrokerInspector
 from outlast.engines import inspector_of
 from outlast.errors import Unavailable
 from outlast.ports import OUTBOX, Inspector
@@ -46,7 +46,7 @@ class Sight:
     handled_per_second: float
     dead_letters: int
     trouble: str = ""
-    """What the engine complains of: then nobody can tell what waits at the broker."""
+    """What is wrong with the broker: then nobody can tell what waits there."""
     is_current: bool = True
     """False: nobody could be asked, and these are the last figures."""
 
@@ -164,8 +164,11 @@ class Watch:
             handled=self._handled,
             handled_per_second=self._rate(seconds),
             dead_letters=sum(queue.dead for queue in queues),
-            trouble=self._engine.trouble if has_broker else "the broker is down",
+            trouble=self._trouble_of_broker() if has_broker else "the broker is down",
         )
+
+    def _trouble_of_broker(self) -> str:
+        return self._engine.transport.trouble if isinstance(self._engine, BrokerEngine) else ""
 
     def _inspector_of_store(self) -> Inspector:
         """What can be asked without waiting for a broker that is not there."""

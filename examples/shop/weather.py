@@ -51,6 +51,9 @@ class Storm:
     shortest_gap_seconds: float = 0.1
     mean_gap_seconds: float = 0.35
     longest_away_seconds: float = 2.0
+    """Of a service."""
+    longest_trouble_seconds: float = 8.0
+    """Of a server or the network."""
     rest_seconds: float = 180.0
     """How long the shop may take to come to rest afterwards."""
 
@@ -73,7 +76,7 @@ class Weather:
         self._stage = stage
         self._disk = disk
         self._chance = random.Random(storm.seed)
-        self.servers = ServerWeather(stage, self._chance, self.pace)
+        self.servers = ServerWeather(stage, self._chance, self.pace, longest_seconds=storm.longest_trouble_seconds)
         self._struck: set[str] = set()
 
     async def rage(self) -> None:

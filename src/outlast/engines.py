@@ -93,14 +93,13 @@ def _postgres(url: str, world: World) -> Store:
 
 
 def _rabbitmq(url: str, world: World) -> Transport:
-    module = _extra("rabbitmq", "pika", "RabbitMQ")
-    transport: Transport = module.RabbitTransport(module.read(url), world)
+    transport: Transport = _extra("rabbitmq", "pika", "RabbitMQ").RabbitMQTransport(url, world)
     return transport
 
 
 def _nats(url: str, world: World) -> Transport:
     module = _extra("nats", "nats", "NATS")
-    transport: Transport = module.NatsTransport(module.read_place(url), world)
+    transport: Transport = module.NatsTransport(url, world)
     return transport
 
 

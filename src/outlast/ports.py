@@ -398,6 +398,11 @@ class Transport(Protocol):
         """What does not work at the moment; empty when all is well."""
         ...
 
+    @property
+    def can_publish(self) -> bool:
+        """Whether a publish can succeed now, as far as is known; what is wrong elsewhere does not count."""
+        ...
+
     def open(self, receiver: Receiver) -> None:
         """Begins to connect, and goes on for ever."""
         ...

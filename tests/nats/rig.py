@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+import nats
+
 from outlast.adapters.nats import NatsTransport
 from outlast.adapters.system import SystemWorld
 from outlast.ports import Arrival, Parcel
@@ -77,6 +79,23 @@ async def opened(url: str, **options: object) -> AsyncIterator[tuple[NatsTranspo
 def commands(count: int, queue: str = "payment", *, size: int = 100) -> list[Parcel]:
     """So many different commands for one queue."""
     return [Parcel(world.new_id(), b"%06d" % number + bytes(size), queue=queue) for number in range(count)]
+
+
+async def kept(url: str) -> int:
+    """How many messages the server keeps."""
+    connection = await nats.connect(url)
+    try:
+        return (await connection.jetstream().stream_info("outlast")).state.messages
+    finally:
+        await connection.close()
+
+
+async def until_nothing_is_kept(url: str) -> None:
+    """What everybody has acknowledged is removed by and by."""
+    deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+    while count := await kept(url):
+        assert asyncio.get_running_loop().time() < deadline, f"{count} messages are still kept"
+        await asyncio.sleep(0.1)
 
 
 def tags(arrivals: Sequence[Arrival]) -> list[object]:

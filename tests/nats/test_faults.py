@@ -17,7 +17,7 @@ from servers.proxy import Direction, Proxy
 from outlast.adapters.nats.session import HEARTBEAT_SECONDS
 from outlast.errors import Unavailable
 from outlast.ports import Parcel
-from tests.nats.rig import commands, opened, tags, until, world
+from tests.nats.rig import commands, opened, tags, until, until_nothing_is_kept, world
 
 
 @pytest.fixture
@@ -58,8 +58,10 @@ async def test_after_a_kill_what_was_held_comes_again_at_once(server: Nats) -> N
         again = await remembered.wait_for("payment", 200, seconds=10)
         assert "payment" in remembered.losses
         assert {a.id for a in again} >= {p.id for p in parcels[100:]}
-        await transport.acknowledge(tags(again))
-        assert await transport.depths(["payment"]) == {"payment": 0}
+        # The server syncs messages and not what was acknowledged: some of that may come again too.
+        while await transport.depths(["payment"]) != {"payment": 0}:
+            await transport.acknowledge(tags(remembered.of("payment")))
+        assert set(remembered.ids("payment")) <= {p.id for p in parcels}
 
 
 async def test_every_confirmed_message_survives_restarts_in_mid_publish(server: Nats) -> None:
@@ -247,8 +249,7 @@ async def test_a_deleted_stream_is_made_again(nats_account: str) -> None:
     async with opened(nats_account) as (transport, remembered):
         await transport.declare("payment", ["paid"], [])
         connection = await nats.connect(nats_account)
-        for stream in ("outlast-commands", "outlast-events"):
-            await connection.jetstream().delete_stream(stream)
+        await connection.jetstream().delete_stream("outlast")
         await connection.close()
 
         await transport.publish(commands(20))
@@ -258,13 +259,13 @@ async def test_a_deleted_stream_is_made_again(nats_account: str) -> None:
         await remembered.wait_for("payment", 21)
 
 
-@pytest.mark.parametrize("stream", ["outlast-commands", "outlast-events"])
-async def test_a_deleted_consumer_is_made_again(nats_account: str, stream: str) -> None:
+@pytest.mark.parametrize("consumer", ["q-payment", "t-payment"])
+async def test_a_deleted_consumer_is_made_again(nats_account: str, consumer: str) -> None:
     """BR-07. Commands that wait are handed over by the new one."""
     async with opened(nats_account) as (transport, remembered):
         await transport.declare("payment", ["paid"], [])
         connection = await nats.connect(nats_account)
-        await connection.jetstream().delete_consumer(stream, "payment")
+        await connection.jetstream().delete_consumer("outlast", consumer)
         await connection.close()
         await transport.publish(commands(20))
         await until(lambda: "payment" in remembered.losses, "loss")
@@ -331,9 +332,7 @@ async def test_a_full_stream_refuses_and_is_told(nats_account: str) -> None:
     """BR-10. It loses nothing that it has, and goes on when there is room."""
     connection = await nats.connect(nats_account)
     jetstream = connection.jetstream()
-    config = StreamConfig(
-        name="outlast-commands", subjects=["outlast.q.*"], retention="workqueue", max_msgs=30, discard="new"
-    )
+    config = StreamConfig(name="outlast", subjects=["outlast.q.*", "outlast.t.*"], max_msgs=30, discard="new")
     await jetstream.add_stream(config)
     await connection.close()
     async with opened(nats_account) as (transport, remembered):
@@ -345,6 +344,7 @@ async def test_a_full_stream_refuses_and_is_told(nats_account: str) -> None:
                 await transport.publish(commands(count))
 
         await transport.acknowledge(tags(await remembered.wait_for("payment", 30)))
+        await until_nothing_is_kept(nats_account)
         await transport.publish(commands(20))
         assert await transport.depths(["payment"]) == {"payment": 20}
 

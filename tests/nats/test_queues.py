@@ -167,7 +167,7 @@ async def test_a_message_published_again_after_the_window_comes_twice_with_one_i
     async with opened(nats_account) as (transport, remembered):
         await transport.declare("payment", [], [])
         connection = await nats.connect(nats_account)
-        config = (await connection.jetstream().stream_info("outlast-commands")).config
+        config = (await connection.jetstream().stream_info("outlast")).config
         await connection.jetstream().update_stream(config.evolve(duplicate_window=0.1))
         await connection.close()
         parcels = commands(1)

@@ -133,7 +133,7 @@ async def test_a_wrong_password_is_told_and_not_shown(nats_account: str) -> None
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"retention": "limits"}, "retention is 'limits' and must be 'workqueue'"),
+        ({"retention": "interest"}, "retention is 'interest' and must be 'limits'"),
         ({"subjects": ["outlast.q.>"]}, r"subjects is \['outlast.q.>'\]"),
         ({"storage": "memory"}, "storage is 'memory'"),
         ({"max_age": 60}, "max_age"),
@@ -145,11 +145,11 @@ async def test_an_existing_stream_of_another_kind_is_refused(
 ) -> None:
     """BR-23. The difference is named."""
     connection = await nats.connect(nats_account)
-    config = StreamConfig(name="outlast-commands", subjects=["outlast.q.*"], retention="workqueue")
+    config = StreamConfig(name="outlast", subjects=["outlast.q.*", "outlast.t.*"])
     await connection.jetstream().add_stream(config.evolve(**changes))
     await connection.close()
     async with opened(nats_account) as (transport, _):
-        with pytest.raises(Misuse, match=rf"'outlast-commands'.*{said}.*another prefix"):
+        with pytest.raises(Misuse, match=rf"'outlast'.*{said}.*another prefix"):
             await transport.declare("payment", [], [])
 
 
@@ -166,6 +166,9 @@ async def test_replicas_that_one_server_cannot_give_are_refused(nats_account: st
     async with opened(nats_account, replicas=3) as (transport, _):
         with pytest.raises(Misuse, match="replicas"):
             await transport.declare("payment", [], [])
+        # The messages are not to blame: they wait, and are not set aside.
+        with pytest.raises(Unavailable, match="replicas"):
+            await transport.publish(commands(1))
 
 
 async def test_two_prefixes_never_meet(nats_account: str) -> None:

@@ -9,13 +9,13 @@ from servers.rabbitmq import RabbitMQ
 
 from tests.real_servers import numbers, started
 
-LIMITS = ("max_message_size = 3000000",)
+SETTINGS = ("max_message_size = 3000000",)
 
 
 @pytest.fixture(scope="session")
 def mortal_rabbitmq() -> Iterator[RabbitMQ]:
     """For the whole session; whoever ends or halts it starts it again."""
-    yield from started(RabbitMQ(settings=LIMITS))
+    yield from started(RabbitMQ(settings=SETTINGS))
 
 
 @pytest.fixture

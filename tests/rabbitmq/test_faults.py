@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 from servers.proxy import Direction, Proxy
@@ -60,6 +60,8 @@ async def test_nothing_that_was_confirmed_is_lost_when_the_server_is_killed(
 
     async with desk(mortal_vhost, "payment") as one, desk(mortal_vhost) as client:
         one.acknowledges = True
+        # RabbitMQ 3.10 may come up without a leader for a quorum queue that was made a moment before it was killed.
+        await asyncio.sleep(3)
         publishing = [asyncio.create_task(publish(client, task)) for task in range(20)]
         for share in (1 / 3, 1 / 2):
             await until(lambda share=share: len(kept) >= 6_000 * share, lambda: (len(kept), client.transport.trouble))
@@ -276,16 +278,15 @@ async def test_an_outage_is_borne_quietly(
         assert "Connection refused" in one.transport.trouble
         assert "since 2" in one.transport.trouble
         network.refuse(False)
-        for _ in range(4):
-            await one.has("before")
-            network.cut()
-            one.arrivals.clear()
-            await asyncio.sleep(0.2)
         accepted = network.accepted
+        for _ in range(300):
+            network.cut()
+            await asyncio.sleep(0.02)
+        assert network.accepted - accepted <= 2 * 6
+        one.arrivals.clear()
         await one.has("before")
         await until(lambda: not one.transport.trouble)
 
-        assert accepted <= 20
         await until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 2, "no more descriptors than before")
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
         assert capfd.readouterr().err == ""
@@ -314,3 +315,76 @@ async def test_another_host_is_tried(mortal_vhost: str) -> None:
         async with desk(url, "payment") as one:
             await one.publish("1")
             await one.has("1")
+
+
+async def test_a_broker_that_loses_patience_costs_a_second_copy(mortal_rabbitmq: RabbitMQ, mortal_vhost: str) -> None:
+    """BR-16: the channel is closed, and comes back; what was finished too late cannot be acknowledged."""
+    impatient = (
+        "application:set_env(rabbit, consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, {})"
+    )
+    await asyncio.to_thread(mortal_rabbitmq.evaluate, impatient.format(1_000, 1_000))
+    try:
+        async with desk(mortal_vhost, "payment", "audit") as one:
+            await one.publish("slow")
+            await one.has("slow")
+            await until(lambda: one.losses == ["payment"])
+            await one.transport.acknowledge(one.tags)
+
+            await until(lambda: one.ids == ["slow", "slow"])
+            await one.transport.acknowledge(one.tags)
+            assert await one.transport.depths(["payment"]) == {"payment": 0}
+    finally:
+        await asyncio.to_thread(mortal_rabbitmq.evaluate, impatient.format(1_800_000, 60_000))
+
+
+async def test_one_message_that_is_held_does_not_hold_up_the_others(mortal_vhost: str) -> None:
+    """What is settled is forgotten here too, however much comes after what is held."""
+    async with desk(with_option(mortal_vhost, prefetch=20), "payment") as one:
+        await one.publish("held")
+        await one.has("held")
+        held = one.tags
+        one.acknowledges = True
+        for turn in range(20):
+            await one.publish(*(f"{turn}:{n}" for n in range(100)))
+
+        await until(lambda: len(one.ids) == 2_001)
+        assert await one.transport.depths(["payment"]) == {"payment": 1}
+        await one.transport.acknowledge(held)
+        assert await one.transport.depths(["payment"]) == {"payment": 0}
+        assert one.losses == []
+
+
+async def test_many_processes_share_a_queue(mortal_vhost: str) -> None:
+    """TR-24: and each message goes to one of them."""
+    async with AsyncExitStack() as stack:
+        url = with_option(mortal_vhost, prefetch=20)
+        desks = [await stack.enter_async_context(desk(url, "payment")) for _ in range(10)]
+        for one in desks:
+            one.acknowledges = True
+
+        await asyncio.gather(*(desks[n].publish(*(f"{n}:{i}" for i in range(500))) for n in range(10)))
+
+        await until(lambda: sum(len(one.ids) for one in desks) >= 5_000)
+        assert len({id for one in desks for id in one.ids}) == 5_000 == sum(len(one.ids) for one in desks)
+
+
+async def test_a_queue_that_does_not_answer_holds_up_no_other(mortal_rabbitmq: RabbitMQ, mortal_vhost: str) -> None:
+    """As one without a leader: what is published to it fails, and the rest goes on, here and after a reconnect."""
+    leader = f"whereis('{mortal_vhost.rpartition('/')[2]}_outlast.payment')"
+    async with desk(with_option(mortal_vhost, confirm_timeout=1), "payment", "audit") as one:
+        await one.publish("before")
+        await one.has("before")
+        await asyncio.to_thread(mortal_rabbitmq.evaluate, f"sys:suspend({leader})")
+        try:
+            with pytest.raises(Unavailable, match="confirmed nothing for 1 s"):
+                await one.publish("stuck")
+            await asyncio.to_thread(mortal_rabbitmq.close_connections)
+            await until(lambda: "nothing is consumed from 'outlast.payment' since" in one.transport.trouble)
+            await one.publish("other", to="audit")
+            await one.has("other")
+        finally:
+            await asyncio.to_thread(mortal_rabbitmq.evaluate, f"sys:resume({leader})")
+
+        await one.publish("stuck")
+        await one.has("stuck")
+        await until(lambda: not one.transport.trouble)

@@ -323,6 +323,10 @@ class SimulatedTransport:
             return "there is no connection"
         return "it takes nothing in" if self.broker.is_blocked else ""
 
+    @property
+    def can_publish(self) -> bool:
+        return not self.trouble
+
     def open(self, receiver: Receiver) -> None:
         self.receiver = receiver
         self.context = copy_context()

@@ -73,7 +73,7 @@ class Postman:
         """Stops, when what was posted is at the broker or the time is over; the rest stays in the outbox."""
         if self._task is None:
             return
-        if not self.transport.trouble:
+        if self.transport.can_publish:
             try:
                 async with asyncio.timeout(longest_seconds):
                     await self._is_idle.wait()
@@ -112,7 +112,7 @@ class Postman:
         self._posted += found
         if len(found) < ROWS:
             self._look_at = now + self._look_seconds
-            if not found and not self.transport.trouble:
+            if not found and self.transport.can_publish:
                 self.trouble = ""
 
     async def _deliver(self, rows: Sequence[Delivery]) -> None:
@@ -130,7 +130,7 @@ class Postman:
         try:
             await self.transport.publish([parcel for row in rows for parcel in unpack(row.packet)])
         except Exception as error:
-            if len(rows) > 1 and not self.transport.trouble:
+            if len(rows) > 1 and self.transport.can_publish:
                 await self._publish_each(rows)
             elif isinstance(error, Misuse):
                 await self._sort_out(rows[0])
@@ -146,7 +146,7 @@ class Postman:
             try:
                 await self._publish([row])
             except Exception as error:  # of the row, or of the broker: in both cases the row stays in the outbox
-                if self.transport.trouble:
+                if not self.transport.can_publish:
                     raise
                 refused = error
         if refused is not None:
@@ -184,7 +184,7 @@ class Postman:
 
     async def _take(self) -> list[Delivery]:
         """Claims what nobody else is taking."""
-        if self.transport.trouble:
+        if not self.transport.can_publish:
             return []
         found = await self.store.receive(OUTBOX, ROWS)
         if not found:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from outlast.adapters.nats.line import Frame
-from outlast.adapters.nats.names import ID_HEADER, from_header_value
+from outlast.adapters.nats.names import ID_HEADER, from_header_value, receiver_in
 from outlast.adapters.nats.session import HEARTBEAT_SECONDS, Session, encode
 from outlast.ports import Arrival
 
@@ -45,6 +45,7 @@ class Consumer:
         self._session: Session | None = None
         self._subscription = b""
         self._inbox = ""
+        self._is_stopped = False
         self._missing = 0
         """What of the present pull has not come yet."""
         self._silent_seconds = 0.0
@@ -60,8 +61,12 @@ class Consumer:
         self._missing = 0
         self._pull()
 
+    def stop(self) -> None:
+        """Asks for no more. What was asked for still arrives."""
+        self._is_stopped = True
+
     def pause(self) -> None:
-        """Pulls no more. What is under way still arrives."""
+        """Takes no more. What is under way within the server is handed over again when it has lost patience."""
         if self._session is not None:
             self._session.unsubscribe(self._subscription)
         self._session = None
@@ -89,7 +94,9 @@ class Consumer:
     def _pull(self) -> None:
         """Asks for as much as there is room for, unless a pull is open, or too little room to bother."""
         room = HELD_MAX - len(self.held)
-        if self._missing or self._session is None or self._session.is_lost or self.is_broken or room < HELD_MAX // 4:
+        if self._missing or self._is_stopped or self.is_broken or room < HELD_MAX // 4:
+            return
+        if self._session is None or self._session.is_lost:
             return
         self._missing = room
         self._silent_seconds = 0.0
@@ -126,7 +133,7 @@ class Consumer:
         delivered = int(words[first + 2])
         at = frame.header.find(ID_LINE)
         id = frame.header[at + len(ID_LINE) : frame.header.find(b"\r\n", at + 2)].strip() if at >= 0 else b""
-        id = id.removesuffix(b"@" + frame.subject.rpartition(b".")[2])
+        id = id.removesuffix(b"@" + receiver_in(frame.subject))
         # Nobody gave it an id. Its place and time are the same at every delivery, and never those of another.
         name = from_header_value(id) if id else b":".join((words[first], words[first + 3], words[first + 5])).decode()
         return Arrival(name, frame.payload, delivered - 1, Tag(self, frame.reply, now))

@@ -19,9 +19,9 @@ def token(name: str) -> str:
     return quote(name, safe="@:+=,").replace(".", "%2E").replace("~", "%7E")
 
 
-def last_token(subject: str) -> bytes:
-    """The service or the topic in a subject."""
-    return subject.rpartition(".")[2].encode()
+def receiver_in(subject: bytes) -> bytes:
+    """Which queue or topic a subject is, without the prefix."""
+    return subject.partition(b".")[2]
 
 
 def header_value(text: str) -> bytes:
@@ -44,22 +44,13 @@ class Names:
     prefix: str
 
     @property
-    def commands(self) -> str:
-        """The stream of all queues: what is acknowledged is gone, and what nobody takes is kept."""
-        return f"{self.prefix}-commands"
+    def stream(self) -> str:
+        """It has everything, and so one batch can have commands and events."""
+        return self.prefix
 
     @property
-    def events(self) -> str:
-        """The stream of all topics: an event is kept until each service that subscribed to it has acknowledged it."""
-        return f"{self.prefix}-events"
-
-    @property
-    def queues(self) -> str:
-        return f"{self.prefix}.q.*"
-
-    @property
-    def topics(self) -> str:
-        return f"{self.prefix}.t.*"
+    def subjects(self) -> list[str]:
+        return [f"{self.prefix}.q.*", f"{self.prefix}.t.*"]
 
     def queue(self, service: str) -> str:
         return f"{self.prefix}.q.{token(service)}"
@@ -67,10 +58,17 @@ class Names:
     def topic(self, topic: str) -> str:
         return f"{self.prefix}.t.{token(topic)}"
 
+    def is_topic(self, subject: str) -> bool:
+        return subject.startswith(f"{self.prefix}.t.")
+
     def answers(self, address: str) -> str:
         """Where a process gets answers. An address comes with a message, so it must not lead anywhere else."""
         return f"{self.prefix}.r.{token(address)}"
 
-    def consumer(self, service: str) -> str:
-        """Of a service, on each stream: all its processes pull from it."""
-        return token(service)
+    def commands_of(self, service: str) -> str:
+        """The consumer of a service's queue. All its processes pull from it."""
+        return f"q-{token(service)}"
+
+    def events_of(self, service: str) -> str:
+        """The consumer of a service's topics."""
+        return f"t-{token(service)}"

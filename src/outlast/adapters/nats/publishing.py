@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from outlast.adapters.nats.line import Frame
-from outlast.adapters.nats.names import ID_HEADER, REQUEST_HEADER, Names, header_value, last_token
+from outlast.adapters.nats.names import ID_HEADER, REQUEST_HEADER, Names, header_value, receiver_in
 from outlast.adapters.nats.session import Session
 from outlast.errors import Misuse, Unavailable
 from outlast.ports import Parcel
@@ -44,33 +44,35 @@ class StreamMissing(Exception):
     """Nobody keeps what was published."""
 
 
-def posts_for(parcels: Sequence[Parcel], names: Names, *, size_max: int) -> tuple[list[Post], list[Post], list[bytes]]:
-    """What goes to the stream of commands, to that of events, and to processes that wait for answers.
+def posts_for(parcels: Sequence[Parcel], names: Names, *, size_max: int) -> tuple[list[Post], list[bytes]]:
+    """What goes to the stream, and what to processes that wait for answers.
 
     Raises `Misuse` if the server would not take one of them.
     """
-    commands: list[Post] = []
-    events: list[Post] = []
+    posts: list[Post] = []
     answers: list[bytes] = []
     for parcel in parcels:
         if parcel.queue:
-            commands.append(_post(parcel, names.queue(parcel.queue), size_max))
+            posts.append(_post(parcel, names.queue(parcel.queue), size_max))
         if parcel.topic:
-            events.append(_post(parcel, names.topic(parcel.topic), size_max))
+            posts.append(_post(parcel, names.topic(parcel.topic), size_max))
         if parcel.reply_to:
             request, _, address = parcel.reply_to.rpartition("@")
             header = b"%b: %b\r\n" % (REQUEST_HEADER, header_value(request))
             _check_size(parcel, len(header), size_max)
             answers.append(_command(names.answers(address).encode(), b"", header, parcel.packet))
-    return commands, events, answers
+    return posts, answers
 
 
-def _post(parcel: Parcel, subject: str, size_max: int) -> Post:
-    # The stream drops a second message with the same id, to whatever subject: an event that is given to two services
-    # once more, for example, has the same id in both their queues.
-    header = b"%b: %b@%b\r\n" % (ID_HEADER, header_value(parcel.id), last_token(subject)) if parcel.id else b""
+def _post(parcel: Parcel, name: str, size_max: int) -> Post:
+    subject = name.encode()
+    header = b""
+    if parcel.id:
+        # The stream drops a second message with the same id, to whatever subject: an event that is given to two
+        # services once more, for example, has the same id in both their queues.
+        header = b"%b: %b@%b\r\n" % (ID_HEADER, header_value(parcel.id), receiver_in(subject))
     _check_size(parcel, len(header), size_max)
-    return Post(subject.encode(), header, parcel.packet)
+    return Post(subject, header, parcel.packet)
 
 
 def _check_size(parcel: Parcel, header: int, size_max: int) -> None:

@@ -1,4 +1,4 @@
-"""Our two streams, and the two consumers of each service: made if missing, and refused if they cannot be used."""
+"""Our stream, and the two consumers of each service: made if missing, and refused if they cannot be used."""
 
 from __future__ import annotations
 
@@ -32,19 +32,14 @@ def check_server(session: Session) -> None:
         )
 
 
-async def make_streams(session: Session, place: Place, names: Names) -> bool:
-    """Makes sure that both streams are there; returns whether one was missing. Raises `Misuse`, `Unavailable`."""
-    commands = _stream(names.commands, names.queues, "workqueue", place)
-    events = _stream(names.events, names.topics, "interest", place)
-    made = [await _make_stream(session, place, config) for config in (commands, events)]
-    return any(made)
-
-
-def _stream(name: str, subjects: str, retention: str, place: Place) -> dict[str, Any]:
-    return {
-        "name": name,
-        "subjects": [subjects],
-        "retention": retention,
+async def make_stream(session: Session, place: Place, names: Names) -> bool:
+    """Makes sure that the stream is there; returns whether it was missing. Raises `Misuse` or `Unavailable`."""
+    wanted: dict[str, Any] = {
+        "name": names.stream,
+        "subjects": names.subjects,
+        # Nothing goes by itself; see `sweeping`. Were a message to go when it is acknowledged (work queue, interest),
+        # the server would sync each for itself, and so take a thirtieth of what it takes now.
+        "retention": "limits",
         "storage": "file",
         # A full stream refuses what is new; it never throws away what it has.
         "discard": "new",
@@ -52,26 +47,22 @@ def _stream(name: str, subjects: str, retention: str, place: Place) -> dict[str,
         "duplicate_window": DUPLICATE_WINDOW,
         "num_replicas": place.replicas or 1,
     }
-
-
-async def _make_stream(session: Session, place: Place, wanted: dict[str, Any]) -> bool:
-    name = wanted["name"]
-    found = await _config(session, f"STREAM.INFO.{name}", missing=STREAM_MISSING)
+    found = await config_of(session, f"STREAM.INFO.{names.stream}", missing=STREAM_MISSING)
     if found is None:
         try:
-            await _ask(session, f"STREAM.CREATE.{name}", wanted)
+            await ask(session, f"STREAM.CREATE.{names.stream}", wanted)
         except Refused as error:
             if error.code != STREAM_EXISTS:
                 raise _misuse(error) from error
-            found = await _config(session, f"STREAM.INFO.{name}", missing=STREAM_MISSING) or {}
+            found = await config_of(session, f"STREAM.INFO.{names.stream}", missing=STREAM_MISSING) or {}
         else:
             return True
-    _check_stream(name, found, wanted, place)
+    _check_stream(names.stream, found, wanted, place)
     if not found.get("allow_atomic") or (place.replicas or found["num_replicas"]) != found["num_replicas"]:
         # What an operator has set beside, a limit of size for example, stays.
         changed = {**found, "allow_atomic": True, "num_replicas": place.replicas or found["num_replicas"]}
         try:
-            await _ask(session, f"STREAM.UPDATE.{name}", changed)
+            await ask(session, f"STREAM.UPDATE.{names.stream}", changed)
         except Refused as error:
             raise _misuse(error) from error
     return False
@@ -97,9 +88,9 @@ def _check_stream(name: str, found: dict[str, Any], wanted: dict[str, Any], plac
 
 async def make_queue(session: Session, place: Place, names: Names, service: str) -> bool:
     """Makes sure that the service's commands can be pulled; returns whether the consumer was missing."""
-    wanted = _consumer(names.commands, names.consumer(service), place)
+    wanted = _consumer(names.commands_of(service), place)
     wanted |= {"deliver_policy": "all", "filter_subject": names.queue(service)}
-    return await _make_consumer(session, names.commands, wanted, change=True)
+    return await _make_consumer(session, names.stream, wanted, change=True)
 
 
 async def make_subscriptions(
@@ -109,18 +100,18 @@ async def make_subscriptions(
 
     Without `change` a consumer that exists stays as it is: a newer version of the service may have changed it.
     """
-    name = names.consumer(service)
+    name = names.events_of(service)
     if not topics:
         if change:
-            await _delete_consumer(session, names.events, name)
+            await _delete_consumer(session, names.stream, name)
         return False
-    wanted = _consumer(names.events, name, place)
-    # From now on: what is kept for other services was published before this one wanted it.
+    wanted = _consumer(name, place)
+    # From now on: what is still kept was published before this service wanted it.
     wanted |= {"deliver_policy": "new", "filter_subjects": sorted({names.topic(topic) for topic in topics})}
-    return await _make_consumer(session, names.events, wanted, change=change)
+    return await _make_consumer(session, names.stream, wanted, change=change)
 
 
-def _consumer(stream: str, name: str, place: Place) -> dict[str, Any]:
+def _consumer(name: str, place: Place) -> dict[str, Any]:
     return {
         "name": name,
         "durable_name": name,
@@ -134,7 +125,7 @@ def _consumer(stream: str, name: str, place: Place) -> dict[str, Any]:
 
 async def _make_consumer(session: Session, stream: str, wanted: dict[str, Any], *, change: bool) -> bool:
     name = wanted["name"]
-    found = await _config(session, f"CONSUMER.INFO.{stream}.{name}", missing=CONSUMER_MISSING)
+    found = await config_of(session, f"CONSUMER.INFO.{stream}.{name}", missing=CONSUMER_MISSING)
     config = wanted
     if found is not None:
         # These cannot be changed, and what an operator has set beside stays.
@@ -148,7 +139,7 @@ async def _make_consumer(session: Session, stream: str, wanted: dict[str, Any], 
             return False
     question = {"stream_name": stream, "config": config, "action": "" if found is None else "update"}
     try:
-        await _ask(session, f"CONSUMER.CREATE.{stream}.{name}", question)
+        await ask(session, f"CONSUMER.CREATE.{stream}.{name}", question)
     except Refused as error:
         raise _misuse(error) from error
     return found is None
@@ -156,7 +147,7 @@ async def _make_consumer(session: Session, stream: str, wanted: dict[str, Any], 
 
 async def _delete_consumer(session: Session, stream: str, name: str) -> None:
     try:
-        await _ask(session, f"CONSUMER.DELETE.{stream}.{name}")
+        await ask(session, f"CONSUMER.DELETE.{stream}.{name}")
     except Refused as error:
         if error.code != CONSUMER_MISSING:
             raise _misuse(error) from error
@@ -164,27 +155,29 @@ async def _delete_consumer(session: Session, stream: str, name: str) -> None:
 
 async def depth(session: Session, names: Names, services: Sequence[str]) -> dict[str, int]:
     """How many messages wait for each service, handed over or not."""
-    answer = await _ask(session, f"STREAM.INFO.{names.commands}", {"subjects_filter": names.queues})
-    waiting: dict[str, int] = answer["state"].get("subjects") or {}
-    events = await asyncio.gather(*(_pending(session, names.events, names.consumer(service)) for service in services))
+    answer = await ask(session, f"STREAM.INFO.{names.stream}", {"subjects_filter": names.subjects[0]})
+    kept: dict[str, int] = answer["state"].get("subjects") or {}
+    commands = await asyncio.gather(*(_pending(session, names.stream, names.commands_of(one)) for one in services))
+    events = await asyncio.gather(*(_pending(session, names.stream, names.events_of(one)) for one in services))
     return {
-        service: waiting.get(names.queue(service), 0) + count for service, count in zip(services, events, strict=True)
+        service: (kept.get(names.queue(service), 0) if queued is None else queued) + (subscribed or 0)
+        for service, queued, subscribed in zip(services, commands, events, strict=True)
     }
 
 
-async def _pending(session: Session, stream: str, consumer: str) -> int:
+async def _pending(session: Session, stream: str, consumer: str) -> int | None:
     try:
-        found = await _ask(session, f"CONSUMER.INFO.{stream}.{consumer}")
+        found = await ask(session, f"CONSUMER.INFO.{stream}.{consumer}")
     except Refused as error:
         if error.code in (CONSUMER_MISSING, STREAM_MISSING):
-            return 0
+            return None
         raise _misuse(error) from error
     return int(found["num_pending"]) + int(found["num_ack_pending"])
 
 
-async def _config(session: Session, subject: str, *, missing: int) -> dict[str, Any] | None:
+async def config_of(session: Session, subject: str, *, missing: int) -> dict[str, Any] | None:
     try:
-        answer = await _ask(session, subject)
+        answer = await ask(session, subject)
     except Refused as error:
         if error.code == missing:
             return None
@@ -193,7 +186,7 @@ async def _config(session: Session, subject: str, *, missing: int) -> dict[str, 
     return config
 
 
-async def _ask(session: Session, subject: str, question: Any = None) -> Any:
+async def ask(session: Session, subject: str, question: Any = None) -> Any:
     try:
         return await session.ask(subject, question)
     except Absent as error:
@@ -221,7 +214,7 @@ def _misuse(error: Refused) -> Misuse:
 
 async def examine(session: Session, names: Names) -> list[Finding]:
     """What may matter of the server, the account and the streams. Raises `Unavailable`."""
-    account = await _ask(session, "INFO")
+    account = await ask(session, "INFO")
     info = session.line.info
     findings = [
         Finding(what="NATS server", is_good=True, seen=f"version {info.get('version')} at {session.place.name}"),
@@ -237,17 +230,16 @@ async def examine(session: Session, names: Names) -> list[Finding]:
             advice="Let the services run that are behind, or raise max_file. A full JetStream takes no messages.",
         )
     )
-    for stream in (names.commands, names.events):
-        config = await _config(session, f"STREAM.INFO.{stream}", missing=STREAM_MISSING)
-        replicas = config["num_replicas"] if config is not None else 0
-        findings.append(
-            Finding(
-                what=f"durability of the stream {stream!r}",
-                is_good=config is not None,
-                seen=f"{replicas} replicas" if replicas > 1 else ONE_REPLICA if replicas else "it does not exist",
-                advice="It is made when a worker starts.",
-            )
+    config = await config_of(session, f"STREAM.INFO.{names.stream}", missing=STREAM_MISSING)
+    replicas = config["num_replicas"] if config is not None else 0
+    findings.append(
+        Finding(
+            what=f"durability of the stream {names.stream!r}",
+            is_good=config is not None,
+            seen=f"{replicas} replicas" if replicas > 1 else ONE_REPLICA if replicas else "it does not exist",
+            advice="It is made when a worker starts.",
         )
+    )
     return findings
 
 

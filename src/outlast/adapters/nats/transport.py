@@ -14,12 +14,16 @@ from outlast.adapters.nats.line import Frame
 from outlast.adapters.nats.names import REQUEST_HEADER, Names, from_header_value
 from outlast.adapters.nats.place import read_place
 from outlast.adapters.nats.session import Absent, Refused, Session
+from outlast.adapters.nats.sweeping import Sweeper
 from outlast.errors import Misuse, OutlastError, Unavailable
 from outlast.ports import Arrival, Finding, Parcel, Receiver, World
 
 TICK_SECONDS = 1.0
 PAUSE_SECONDS_MAX = 5.0
 """Between two attempts to connect."""
+QUIET_SECONDS = 0.02
+CLOSING_LOOKS = 25
+SWEEP_SECONDS = 5.0
 MOMENT_SECONDS = 2.0
 """What a publisher waits for a connection that is not there."""
 
@@ -33,7 +37,7 @@ class Service:
 
 
 class NatsTransport:
-    """Queues and topics in two streams of a NATS server.
+    """Queues and topics in a stream of a NATS server.
 
     A connection that breaks for a moment costs nothing: what was handed over stays ours for as long as the server
     has not lost patience. After a longer one, or if the server was restarted, it is handed over again.
@@ -55,6 +59,9 @@ class NatsTransport:
         self._trouble_since = world.now()
         self._task: asyncio.Task[None] | None = None
         self._last_server = ""
+        self._sweeper = Sweeper(self._names)
+        self._is_swept = False
+        """Nothing was published or acknowledged since the last time."""
         self._heard_at = 0.0
 
     @property
@@ -71,40 +78,46 @@ class NatsTransport:
             return ""
         return f"since {self._trouble_since:%Y-%m-%d %H:%M:%S} UTC: {self._trouble}"
 
+    @property
+    def can_publish(self) -> bool:
+        return self._session is not None
+
     def open(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._say(Unavailable(f"not connected to {self.name} yet."))
         self._task = asyncio.get_running_loop().create_task(self._supervise())
 
     async def declare(self, service: str, topics: Sequence[str], dropped: Sequence[str]) -> None:
-        session = await self._connected(within=self._place.publish_timeout_seconds)
+        try:
+            session = await self._connected(within=self._place.publish_timeout_seconds)
+        except Unavailable:
+            if isinstance(self._trouble, Misuse):
+                raise Misuse(str(self._trouble)) from None
+            raise
         await self._make(session, service, topics, change=True)
         known = self._services.get(service)
-        wanted = [self._names.commands, self._names.events] if topics else [self._names.commands]
-        consumers = {consumer.stream: consumer for consumer in known.consumers} if known else {}
-        for stream in set(consumers) - set(wanted):
-            consumers.pop(stream).pause()
-        for stream in wanted:
-            if stream not in consumers:
-                consumers[stream] = Consumer(stream, self._names.consumer(service), self._deliver_to(service))
-                consumers[stream].resume(session)
+        names = self._names
+        wanted = [names.commands_of(service), names.events_of(service)] if topics else [names.commands_of(service)]
+        consumers = {consumer.name: consumer for consumer in known.consumers} if known else {}
+        for name in set(consumers) - set(wanted):
+            consumers.pop(name).pause()
+        for name in wanted:
+            if name not in consumers:
+                consumers[name] = Consumer(names.stream, name, self._deliver_to(service))
+                consumers[name].resume(session)
         self._services[service] = Service(list(topics), list(consumers.values()))
         # The server has our pulls: what is published from now on comes here.
         await session.round_trip()
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
         session = await self._connected()
-        commands, events, answers = publishing.posts_for(parcels, self._names, size_max=session.size_max)
+        posts, answers = publishing.posts_for(parcels, self._names, size_max=session.size_max)
         if answers:
             session.line.send(b"".join(answers))
             await session.line.drain()
-        if commands or events:
-            # Both to their end, also when one fails: nothing goes on behind the caller's back.
-            results = await asyncio.gather(
-                *(self._publish(session, posts) for posts in (commands, events) if posts), return_exceptions=True
-            )
-            for error in filter(None, results):
-                raise error
+        if posts:
+            self._is_swept = False
+            await self._publish(session, posts)
         elif answers:
             await session.round_trip()
 
@@ -112,17 +125,20 @@ class NatsTransport:
         try:
             await publishing.publish(session, posts, new_id=self._world.new_id)
         except publishing.StreamMissing:
-            await topology.make_streams(session, self._place, self._names)
             try:
+                await topology.make_stream(session, self._place, self._names)
                 await publishing.publish(session, posts, new_id=self._world.new_id)
             except publishing.StreamMissing as error:
                 raise Unavailable(f"publishing to {self.name} failed: JetStream is not ready.") from error
+            except Misuse as error:  # of the stream; the messages are not to blame
+                raise Unavailable(str(error)) from error
 
     async def acknowledge(self, tags: Sequence[Any]) -> None:
         mine = self._let_go(tags)
         session = self._session
         if not mine or session is None:
             return
+        self._is_swept = False
         # What the server does not confirm comes again, and the inbox knows it.
         with suppress(Unavailable):
             await session.exchange(
@@ -151,8 +167,7 @@ class NatsTransport:
         session, task = self._session, self._task
         if session is not None:
             with suppress(Unavailable):
-                for consumer in self._consumers():
-                    consumer.pause()
+                await self._stop_consumers()
                 # Only now it is certain that nothing more comes.
                 await session.round_trip()
                 self._send_for(self._let_go([tag for one in self._consumers() for tag in one.held]), b"-NAK")
@@ -163,6 +178,20 @@ class NatsTransport:
             await asyncio.gather(task, return_exceptions=True)
         if self._latest is not None:
             await self._latest.end()  # once more: the task may have been in the middle of it
+
+    async def _stop_consumers(self) -> None:
+        """A message on its way to a subscription that has ended would be missed by everybody for a while."""
+        consumers = self._consumers()
+        for consumer in consumers:
+            consumer.stop()
+        held = -1
+        for _ in range(CLOSING_LOOKS):
+            before, held = held, sum(len(consumer.held) for consumer in consumers)
+            if held == before:
+                break
+            await asyncio.sleep(QUIET_SECONDS)
+        for consumer in consumers:
+            consumer.pause()
 
     def _deliver_to(self, service: str) -> Callable[[Sequence[Arrival]], None]:
         receiver = self._receiver
@@ -190,15 +219,15 @@ class NatsTransport:
             tag.told_at = now
 
     async def _connected(self, *, within: float = MOMENT_SECONDS) -> Session:
-        """The session, for which it waits a moment. Raises what is in the way."""
+        """The session, for which it waits a moment. Raises `Unavailable`, whatever is in the way."""
         with suppress(TimeoutError):
             async with asyncio.timeout(min(within, self._place.publish_timeout_seconds)):
-                while self._session is None:
+                while self._session is None or self._session.is_lost:
                     if isinstance(self._trouble, Misuse):
-                        raise Misuse(str(self._trouble))
+                        break
                     self._turned.clear()
                     await self._turned.wait()
-        if self._session is None:
+        if self._session is None or self._session.is_lost:
             raise Unavailable(f"{self.name} cannot be used {self.trouble}")
         return self._session
 
@@ -265,7 +294,7 @@ class NatsTransport:
         for name in list(self._services):
             await self._restore_service(session, name, is_ours=is_ours)
         if not self._services:
-            await topology.make_streams(session, self._place, self._names)
+            await topology.make_stream(session, self._place, self._names)
         self._last_server = session.server_id
 
     async def _restore_service(self, session: Session, name: str, *, is_ours: bool) -> None:
@@ -284,7 +313,7 @@ class NatsTransport:
         """Whether something was missing of what the service needs; now it is there."""
         place, names = self._place, self._names
         made = [
-            await topology.make_streams(session, place, names),
+            await topology.make_stream(session, place, names),
             await topology.make_queue(session, place, names, service),
             await topology.make_subscriptions(session, place, names, service, topics, change=change),
         ]
@@ -292,6 +321,8 @@ class NatsTransport:
 
     async def _watch(self, session: Session, lost: asyncio.Event) -> None:
         """Returns when the session is lost."""
+        loop = asyncio.get_running_loop()
+        sweep_at = loop.time() + SWEEP_SECONDS * self._world.dice()
         seconds = min(TICK_SECONDS, self._place.ack_wait_seconds / 8)
         while not session.is_lost:
             with suppress(TimeoutError):
@@ -300,6 +331,17 @@ class NatsTransport:
             session.tick(seconds)
             if not session.is_lost:
                 await self._look_after_consumers(session, seconds)
+            if not session.is_lost and loop.time() >= sweep_at:
+                sweep_at = loop.time() + SWEEP_SECONDS * (0.5 + self._world.dice())
+                await self._sweep(session)
+
+    async def _sweep(self, session: Session) -> None:
+        if not self._is_swept:
+            self._is_swept = True
+            try:
+                await self._sweeper.sweep(session, [consumer.name for consumer in self._consumers()])
+            except Unavailable:
+                self._is_swept = False
 
     async def _look_after_consumers(self, session: Session, seconds: float) -> None:
         patience = self._place.ack_wait_seconds / 2

@@ -118,8 +118,8 @@ class PostgresWork:
                 self._note(self.service, ids)
             counts: dict[Receipt, int] = {}
             # Of what was claimed a handler has carried something out, so it is worth waiting for. The rest comes again.
-            claimed = [int(d.receipt) for d in asked if d.count > 0]
-            for sql, some in ((_OURS_IF_FREE, [id for id in ids if id not in set(claimed)]), (_OURS, sorted(claimed))):
+            claimed = {int(d.receipt) for d in asked if d.count > 0}
+            for sql, some in ((_OURS_IF_FREE, [id for id in ids if id not in claimed]), (_OURS, sorted(claimed))):
                 if some:
                     counts.update(await self.rows("looking for deliveries", sql, await self._queue(), some))
             mine |= {d.receipt for d in asked if counts.get(d.receipt) == d.count}

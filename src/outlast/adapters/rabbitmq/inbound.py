@@ -10,8 +10,11 @@ the broker where handlers are that slow.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -42,12 +45,10 @@ class Consumer:
         self.queue = queue
         self._take = take
         self._brought: list[Brought] = []
-        self._latest = 0
-        """The number of the latest message; they are counted from 1."""
-        self._floor = 0
-        """This one and all before it are settled."""
-        self._settled: set[int] = set()
-        """What is settled beyond that."""
+        self.is_open = False
+        """Whether the broker has said that it consumes."""
+        self._held: dict[int, None] = {}
+        """The numbers of what it has brought and what is not settled, in order; they are counted from 1."""
 
     @property
     def is_over(self) -> bool:
@@ -57,7 +58,7 @@ class Consumer:
     @property
     def held(self) -> int:
         """How many messages it has brought that are not settled."""
-        return self._latest - self._floor - len(self._settled)
+        return len(self._held)
 
     async def open(self, prefetch: int) -> None:
         """Returns when it consumes. Raises `ChannelLost`."""
@@ -66,32 +67,36 @@ class Consumer:
         self.channel.on("cancel", self._has_been_cancelled)
         await self.channel.call("basic_qos", prefetch_count=prefetch)
         await self.channel.call("basic_consume", queue=self.queue, on_message_callback=_never)
+        self.is_open = True
 
     def acknowledge(self, numbers: Iterable[int]) -> None:
-        """Lets the broker forget these: with one word for all up to the first that is still held."""
+        """Lets the broker forget these: with one word for all that come before the first that is still held."""
         fresh = self._settle(numbers)
-        run = [number for number in fresh if number <= self._floor]
+        first_held = next(iter(self._held), None)
+        run = fresh if first_held is None else fresh[: bisect_left(fresh, first_held)]
         frames = [acknowledgement(self.channel.number, run[-1], multiple=True)] if run else []
         frames += [acknowledgement(self.channel.number, number, multiple=False) for number in fresh[len(run) :]]
-        self.channel.wire.say(b"".join(frames))
+        self._say(frames)
 
     def release(self, numbers: Iterable[int]) -> None:
         """Gives these back to the queue."""
-        self.channel.wire.say(b"".join(rejection(self.channel.number, number) for number in self._settle(numbers)))
+        self._say([rejection(self.channel.number, number) for number in self._settle(numbers)])
+
+    def _say(self, frames: Sequence[bytes]) -> None:
+        if frames:
+            self.channel.wire.say(b"".join(frames))
 
     def _settle(self, numbers: Iterable[int]) -> list[int]:
         """Those that were not settled before, in order. To settle one twice would cost the channel."""
-        fresh = sorted({number for number in numbers if number > self._floor and number not in self._settled})
-        self._settled.update(fresh)
-        while self._floor + 1 in self._settled:
-            self._floor += 1
-            self._settled.discard(self._floor)
+        fresh = sorted({number for number in numbers if number in self._held})
+        for number in fresh:
+            del self._held[number]
         return fresh
 
     def _delivered(self, number: int, redelivered: bool, properties: bytes, packet: bytes) -> None:
         if not self._brought:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._latest = number
+        self._held[number] = None
         self._brought.append((number, redelivered, properties, packet))
 
     def _flush(self) -> None:
@@ -126,13 +131,16 @@ class Inbound:
         """By queue; at most one for each."""
         self._troubles: dict[str, str] = {}
         """By queue: why nothing is consumed from it."""
-        self._lock = asyncio.Lock()
+        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed = asyncio.Event()
 
     @property
     def trouble(self) -> str:
         """What does not work; empty when all is well."""
-        return self.link.trouble or "; ".join(self._troubles.values())
+        if self.link.trouble:
+            return self.link.trouble
+        idle = [queue for queue in self._wanted() if not self._is_consumed(queue)]
+        return "; ".join(self._troubles.get(queue, f"nothing is consumed from {queue!r} yet") for queue in idle)
 
     async def declare(self, service: str, topics: Sequence[str], dropped: Sequence[str]) -> None:
         """As `Transport.declare` says."""
@@ -140,8 +148,10 @@ class Inbound:
         self.link.start()
         try:
             wire = await self.link.wire_in_time()
-            async with asyncio.timeout(self._settings.confirm_timeout), self._lock:
+            async with asyncio.timeout(self._settings.confirm_timeout):
                 await self._serve(wire, service, wish)
+        except Unavailable as error:
+            raise (self.link.misuse or error) from error
         except (ChannelLost, TimeoutError) as error:
             why = error.text if isinstance(error, ChannelLost) else "it does not answer in time"
             raise Unavailable(f"the service {service!r} cannot be declared at {self._settings}: {why}.") from error
@@ -156,11 +166,11 @@ class Inbound:
 
     async def replies_in_time(self) -> None:
         """Returns when answers can come. Raises `Unavailable`. An answer without a queue would be lost."""
-        if not self._wants_replies or self.reply_queue in self._consumers:
+        if not self._wants_replies or self._is_consumed(self.reply_queue):
             return
         wire = await self.link.wire_in_time()
         try:
-            async with asyncio.timeout(self._settings.confirm_timeout), self._lock:
+            async with asyncio.timeout(self._settings.confirm_timeout):
                 await self._await_replies(wire)
         except (ChannelLost, TimeoutError) as error:
             why = error.text if isinstance(error, ChannelLost) else "it does not answer in time"
@@ -227,41 +237,53 @@ class Inbound:
                 # A consumer that the broker ends again and again is not to cost all of its time.
                 await asyncio.wait([wire.ended], timeout=pause.seconds())
 
+    def _wanted(self) -> list[str]:
+        queues = [self._settings.queue(service) for service in self._wishes]
+        return [*queues, self.reply_queue] if self._wants_replies else queues
+
+    def _is_consumed(self, queue: str) -> bool:
+        return queue in self._consumers and self._consumers[queue].is_open
+
     async def _restore(self, wire: Wire) -> None:
-        for service, wish in list(self._wishes.items()):
-            queue = self._settings.queue(service)
-            if queue not in self._consumers:
-                await self._try(queue, wire, self._serve(wire, service, wish))
-        if self._wants_replies and self.reply_queue not in self._consumers:
-            await self._try(self.reply_queue, wire, self._await_replies(wire))
+        """All at once: a queue that does not answer, as one without a leader, holds up no other."""
+        missing = {
+            self._settings.queue(service): self._serve(wire, service, wish)
+            for service, wish in self._wishes.items()
+            if not self._is_consumed(self._settings.queue(service))
+        }
+        if self._wants_replies and not self._is_consumed(self.reply_queue):
+            missing[self.reply_queue] = self._await_replies(wire)
+        await asyncio.gather(*(self._try(queue, wire, restoring) for queue, restoring in missing.items()))
 
     async def _try(self, queue: str, wire: Wire, restoring: Awaitable[None]) -> None:
         try:
-            async with self._lock:
+            async with asyncio.timeout(self._settings.confirm_timeout):
                 await restoring
-        except (ChannelLost, Misuse) as error:
+        except (ChannelLost, Misuse, TimeoutError) as error:
             if not wire.ended.done():
-                self._troubles.setdefault(
-                    queue, f"nothing is consumed from {queue!r} since {self._world.now():%H:%M:%S} UTC: {error}"
-                )
+                since = f"{self._world.now():%Y-%m-%d %H:%M:%S} UTC"
+                why = str(error) or "it does not answer"
+                self._troubles.setdefault(queue, f"nothing is consumed from {queue!r} since {since}: {why}")
 
     async def _serve(self, wire: Wire, service: str, wish: Wish) -> None:
         """The queue, its bindings, and one consumer."""
         queue = self._settings.queue(service)
-        await ensure_exchange(wire, self._settings)
-        await ensure_queue(wire, self._settings, service)
-        await ensure_bindings(wire, self._settings, service, topics=wish.topics, dropped=wish.dropped)
-        await self._consume(wire, queue, lambda consumer, brought: self._arrived(service, consumer, brought))
+        async with self._locks[queue]:
+            await ensure_exchange(wire, self._settings)
+            await ensure_queue(wire, self._settings, service)
+            await ensure_bindings(wire, self._settings, service, topics=wish.topics, dropped=wish.dropped)
+            await self._consume(wire, queue, partial(self._arrived, service))
 
     async def _await_replies(self, wire: Wire) -> None:
         """A queue of our own. It outlives a short loss of the connection, and an exclusive one would be locked then.
 
         It is classic, since it lives a minute longer than we do, and what is in it is not kept over a restart.
         """
-        async with channel_on(wire) as channel:
-            kept = {"x-expires": REPLIES_KEPT_MILLISECONDS}
-            await channel.call("queue_declare", queue=self.reply_queue, durable=True, arguments=kept)
-        await self._consume(wire, self.reply_queue, self._answered)
+        async with self._locks[self.reply_queue]:
+            async with channel_on(wire) as channel:
+                kept = {"x-expires": REPLIES_KEPT_MILLISECONDS}
+                await channel.call("queue_declare", queue=self.reply_queue, durable=True, arguments=kept)
+            await self._consume(wire, self.reply_queue, self._answered)
 
     async def _consume(self, wire: Wire, queue: str, take: Callable[[Consumer, list[Brought]], None]) -> None:
         if queue in self._consumers:

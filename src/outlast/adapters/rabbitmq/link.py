@@ -48,7 +48,8 @@ class Link:
         self.trouble = ""
         self._troubled_since = ""
         self._up = asyncio.Event()
-        self._misuse: Misuse | None = None
+        self.misuse: Misuse | None = None
+        """Why there will be no connection as things are: the server is none of ours."""
         self._keep = keep
         self._world = world
         self._task: asyncio.Task[None] | None = None
@@ -60,14 +61,12 @@ class Link:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def wire_in_time(self) -> Wire:
-        """The connection. Raises `Unavailable` if there is none soon, `Misuse` if it is to no server of ours."""
+        """The connection. Raises `Unavailable` if there is none soon."""
         if self.wire is None or not self._up.is_set():
             try:
                 async with asyncio.timeout(self.settings.confirm_timeout):
                     await self._up.wait()
             except TimeoutError:
-                if self._misuse is not None:
-                    raise self._misuse from None
                 trouble = self.trouble or "it does not answer"
                 raise Unavailable(f"{self.settings} cannot be used: {trouble}.") from None
         assert self.wire is not None
@@ -99,12 +98,15 @@ class Link:
                 known_version(self.wire)
                 pause.began()
                 self.note("")
+                self.misuse = None
                 self._up.set()
                 await self._keep(self.wire)
             except ChannelLost as error:
                 why = error.text
             except Misuse as error:
-                self._misuse, why = error, str(error).rstrip(".")
+                self.misuse, why = error, str(error).rstrip(".")
+            except Exception as error:  # whatever it is, a process that consumes no more must not look healthy
+                why = f"{type(error).__name__}: {error}"
             finally:
                 self._up.clear()
             if self.wire is not None:

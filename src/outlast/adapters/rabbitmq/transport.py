@@ -21,6 +21,8 @@ class RabbitMQTransport:
 
     def __init__(self, url: str, world: World) -> None:
         self.settings = read(url)
+        if self.settings.tls:
+            self.settings.context()  # what is wrong with the certificates is said now, not when it does not connect
         self._outbound = Outbound(self.settings, world)
         self._inbound = Inbound(self.settings, world)
 
@@ -36,6 +38,10 @@ class RabbitMQTransport:
     @property
     def trouble(self) -> str:
         return self._outbound.trouble or self._inbound.trouble
+
+    @property
+    def can_publish(self) -> bool:
+        return not self._outbound.trouble
 
     def open(self, receiver: Receiver) -> None:
         self._inbound.receiver = receiver

@@ -1,0 +1,66 @@
+"""The picture of docs/performance.md: three ratios for each engine, and the lines they have to reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from bench.page import GOALS, NAMES, lowest
+
+Figures = dict[str, Any]
+
+OURS, GROUND, MUST, AIM = "#2b5d8a", "#d9d9d9", "#b03a2e", "#3c8d40"
+LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+TITLES = {
+    "limit": "share of the hand-written limit",
+    "peer": "times the best peer",
+    "scaling": "two processes against one",
+}
+
+
+def draw(stored: dict[str, Figures], measured: list[str], path: Path) -> None:
+    """Writes it as .svg and .png."""
+    mpl.rcParams["svg.hashsalt"] = "outlast"  # the same figures make the same file
+    mpl.rcParams["font.family"] = "DejaVu Sans"
+    figure, places = pyplot.subplots(1, 3, figsize=(11, 0.9 + 0.55 * len(measured)), sharey=True)
+    for place, part in zip(places, TITLES, strict=True):
+        bars(place, stored, measured, part)
+    places[0].set_yticks(range(len(measured)), [NAMES[engine] for engine in measured])
+    places[0].invert_yaxis()
+    figure.text(0.995, 0.01, "red: must be reached   green: aimed at", ha="right", fontsize=7.5, color="#555555")
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".png"), dpi=110)
+    pyplot.close(figure)
+
+
+def bars(place: Axes, stored: dict[str, Figures], measured: list[str], part: str) -> None:
+    must, aim = GOALS[part]
+    longest = aim
+    for row, engine in enumerate(measured):
+        found = lowest(stored[engine], part)
+        if found is None:
+            place.text(0, row, " not measured", va="center", fontsize=8, color="#888888")
+            continue
+        ratio, (low, high) = found["ratio"], found["ratio_range"]
+        longest = max(longest, high)
+        place.barh(row, ratio, height=0.55, color=OURS)
+        place.plot([low, high], [row, row], color="#1a1a1a", linewidth=1)
+        text = f"{ratio:.2f}" if ratio < 5 else f"{ratio:.1f}"
+        place.text(high + 0.02 * longest, row, text, va="center", fontsize=9, bbox=LABEL)
+    place.axvline(must, color=MUST, linewidth=1)
+    place.axvline(aim, color=AIM, linewidth=1, linestyle="--")
+    place.set_xlim(0, longest * 1.22)
+    place.set_title(TITLES[part], fontsize=10)
+    place.tick_params(labelsize=8.5, length=0)
+    place.xaxis.grid(color=GROUND, linewidth=0.6)
+    place.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        place.spines[side].set_visible(False)

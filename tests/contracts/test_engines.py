@@ -77,7 +77,7 @@ class InPostgres:
 class AtBroker:
     """A simulated broker with a store."""
 
-    def __init__(self, kind: str, store: InMemory | InSqlite) -> None:
+    def __init__(self, kind: str, store: InMemory | InSqlite | InPostgres) -> None:
         self.broker = SimulatedBroker(kind)
         self.store = store
 
@@ -112,6 +112,15 @@ class TestBrokerWithSqlite(EngineContract):
     @pytest.fixture
     def store(self, tmp_path: Path, kind: str) -> Store:
         return AtBroker(kind, InSqlite(tmp_path / "contract.db"))
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq", "nats"])
+class TestBrokerWithPostgres(EngineContract):
+    features = Features(durable=True, overlapping=True, **BROUGHT)
+
+    @pytest.fixture
+    def store(self, postgres_database: str, kind: str) -> Store:
+        return AtBroker(kind, InPostgres(postgres_database))
 
 
 class TestSqlite(EngineContract):

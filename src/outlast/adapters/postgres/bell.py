@@ -172,7 +172,15 @@ class Errands:
         self._rings: set[str] = set()
         self._notes: dict[int, tuple[int, int]] = {}
         self._number = 0
+        self._connection: OwnConnection | None = None
         self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Has a connection at hand from now on: a note is in time only if it leaves before what it is about begins."""
+        if self._connection is None:
+            connection = self._connection = await self._places.take()
+            # The driver asks the server about a statement the first time, which takes longer than to die.
+            await connection.fetch(within(self._schema, _NOTE_AND_RING), [], self._token, 0, [], [], [])
 
     def ring(self, names: Iterable[str]) -> None:
         """Wakes the other processes that listen for one of these names."""
@@ -196,6 +204,8 @@ class Errands:
             await asyncio.wait([task], timeout=1)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if self._connection is not None:
+            self._places.give_back(self._connection)
 
     def _start(self) -> None:
         if self._task is None and (self._rings or self._notes):
@@ -203,7 +213,8 @@ class Errands:
 
     async def _run(self) -> None:
         with suppress(Exception):  # it was a hint, and those who poll lose nothing
-            connection = await self._places.take()
+            kept, self._connection = self._connection, None
+            connection = kept or await self._places.take()
             try:
                 while self._rings or self._notes:
                     rings, self._rings = sorted(self._rings), set()
@@ -216,7 +227,10 @@ class Errands:
                         timeout=ANSWER_SECONDS,
                     )
             finally:
-                self._places.give_back(connection)
+                if kept is not None and not connection.is_closed():
+                    self._connection = connection
+                else:
+                    self._places.give_back(connection)
         self._task = None
 
 

@@ -34,7 +34,7 @@ TRUST_SECONDS = 5.0
 """When our own connection was lost, others have probably lost theirs: so long they are not taken for dead."""
 STASH_MET = timedelta(minutes=1)
 AGAIN = timedelta(milliseconds=50)
-OWN_PLACES = 3
+OWN_PLACES = 4
 """Connections beside those of turns: for the relay, for rings and notes, for looking into things."""
 
 _TAKE = """
@@ -129,6 +129,7 @@ class PostgresEngine:
             raise
         numbers.committed()
         number = await self._listening.hold()
+        await self._errands.open()
         await self.fetch("declaring a worker", _AT_WORK, number, [queue])
         self.services[service] = queue
 
@@ -328,6 +329,7 @@ class PostgresEngine:
     async def _came_back(self) -> None:
         self._looked_for_dead_at = asyncio.get_running_loop().time() + TRUST_SECONDS
         await self.fetch("declaring a worker", _AT_WORK, self._listening.number, list(self.services.values()))
+        await self._errands.open()
 
     async def close(self) -> None:
         while self._pending:

@@ -36,6 +36,7 @@ from outlast.ports import (
     World,
     by_keeper,
     pack,
+    with_id_of_its_own,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -353,7 +354,8 @@ class PostgresWork:
     async def enqueue(self, parts: Parts, parcels: Sequence[Parcel]) -> None:
         """Puts parcels where they belong, now: into the outbox, if a broker has the queues."""
         if self._posted is not None:
-            self._for_broker += [p if p.id else msgspec.structs.replace(p, id=self.world.new_id()) for p in parcels]
+            await self.numbers.queues({p.queue for p in parcels if p.queue})  # listed, also if never up
+            self._for_broker += [with_id_of_its_own(parcel, self.world.new_id) for parcel in parcels]
             return
         numbers = await self.numbers.queues({parcel.queue for parcel in parcels if parcel.queue})
         rows: list[tuple[int | None, str | None, bytes]] = []

@@ -39,6 +39,9 @@ class Database(Protocol):
     schema: str
     where: str
 
+    @property
+    def trouble(self) -> str: ...
+
     async def fetch(self, attempt: str, sql: str, *values: Any) -> Sequence[Any]: ...
 
     async def begin(self, service: str) -> PostgresWork: ...

@@ -138,6 +138,10 @@ class FaultyTransport:
     def trouble(self) -> str:
         return self.inner.trouble
 
+    @property
+    def can_publish(self) -> bool:
+        return self.inner.can_publish
+
     def open(self, receiver: Receiver) -> None:
         self.inner.open(receiver)
 

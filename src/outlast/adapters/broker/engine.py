@@ -8,10 +8,11 @@ from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from outlast.adapters.broker.postman import LOOK, Postman
-from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray, handed_over
-from outlast.core.recovery import Patience
-from outlast.errors import Misuse, Unavailable
+from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray
+from outlast.errors import Conflict, Misuse, Unavailable
 from outlast.ports import (
     RELAY,
     REPLIES,
@@ -85,9 +86,25 @@ class BrokerEngine:
             return []
         arrivals = tray.waiting(limit)
         suspects = [arrival.id for arrival in arrivals if arrival.count >= DOUBTED_AFTER]
-        tries = await self.store.tries(service, suspects) if suspects else dict[str, int]()
-        patience = Patience()
-        return [Delivery(a.id, a.packet, handed_over(a, tries, patience)) for a in arrivals]
+        tries: Mapping[str, int] = {}
+        if suspects:
+            await self._count(service, tray, tray.untold(arrivals))
+            tries = await self.store.tries(service, suspects)
+        return [Delivery(a.id, a.packet, tries.get(a.id, 0)) for a in arrivals]
+
+    async def _count(self, service: str, tray: Tray, untold: Sequence[Arrival]) -> None:
+        """Writes down, before it can happen, that this process may be killed by one of these."""
+        if not untold:
+            return
+        work = await self.store.begin(service)
+        try:
+            await work.commit(Changes(claimed=[Delivery(a.id, a.packet, 1) for a in untold]))
+        except Conflict:  # one of them is handled already, which the turn will find out
+            await work.rollback()
+        except BaseException:
+            await work.rollback()
+            raise
+        tray.counted(untold)
 
     async def begin(self, service: str) -> BrokerWork:
         self.open()
@@ -205,7 +222,8 @@ class BrokerWork:
         return self.inner.savepoint()
 
     async def commit(self, changes: Changes) -> None:
-        await self.inner.commit(changes)
+        # A claim is the broker's matter: it keeps from others what it has handed over.
+        await self.inner.commit(msgspec.structs.replace(changes, claimed=[]) if changes.claimed else changes)
         await self.engine.committed(self.service, changes)
 
     async def rollback(self) -> None:

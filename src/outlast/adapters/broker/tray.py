@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from outlast.core.recovery import Patience
 from outlast.ports import Arrival, Delivery
 
-DOUBTED_AFTER = 4
-"""A broker counts what it handed over, tried or not. Only so much of it makes a message a suspect whose tries count."""
-ALONE_AFTER = 6
+DOUBTED_AFTER = 3
+"""What was handed over so often may be what kills its process: from then on it is counted how often it is tried.
+
+A broker counts all that was on its way when a connection was lost or a process died, tried or not, so its own count
+says no more than that.
+"""
 
 
 class Tray:
@@ -22,6 +24,7 @@ class Tray:
         self._waiting: dict[str, Arrival] = {}
         self._claimed: dict[str, Arrival] = {}
         self._tags: dict[str, list[Any]] = {}
+        self._counted: set[str] = set()
 
     def put(self, arrivals: Sequence[Arrival]) -> None:
         """Adds arrivals, and tells those who listen."""
@@ -41,6 +44,14 @@ class Tray:
         """What is not claimed, in the order in which it came."""
         return list(islice(self._waiting.values(), limit))
 
+    def untold(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Those that this process is about to try for the first time, and that may be what kills it."""
+        return [a for a in arrivals if a.count >= DOUBTED_AFTER and a.id not in self._counted]
+
+    def counted(self, arrivals: Sequence[Arrival]) -> None:
+        """It is written down that this process tries these."""
+        self._counted.update(arrival.id for arrival in arrivals)
+
     def claim(self, deliveries: Sequence[Delivery]) -> None:
         """These are being handled outside of a turn, and wait no longer."""
         for delivery in deliveries:
@@ -59,16 +70,5 @@ class Tray:
     def _drop(self, id: str) -> list[Any]:
         self._waiting.pop(id, None)
         self._claimed.pop(id, None)
+        self._counted.discard(id)
         return self._tags.pop(id, [])
-
-
-def handed_over(arrival: Arrival, tries: Mapping[str, int], patience: Patience) -> int:
-    """How often a message was handed over and tried, as the runtime is to see it.
-
-    What a broker counts says little: a lost connection counts all that was on its way. So it only decides from when
-    on the store counts each try; see `Store.tries`.
-    """
-    if arrival.count < DOUBTED_AFTER:
-        return 0
-    since = patience.few_after if arrival.count < ALONE_AFTER else patience.alone_after
-    return since + tries.get(arrival.id, 0)

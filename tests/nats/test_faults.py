@@ -64,6 +64,22 @@ async def test_after_a_kill_what_was_held_comes_again_at_once(server: Nats) -> N
         assert set(remembered.ids("payment")) <= {p.id for p in parcels}
 
 
+async def test_a_restarted_server_does_not_wait_for_us(server: Nats) -> None:
+    """BR-01. It remembers what it handed over, and would keep it from everybody for half a minute."""
+    async with opened(server.url) as (transport, remembered):
+        await transport.declare("payment", [], [])
+        await transport.publish(commands(50))
+        await remembered.wait_for("payment", 50)
+        remembered.take("payment")
+        await asyncio.sleep(1)
+
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+
+        again = await remembered.wait_for("payment", 50, seconds=10)
+        assert {a.count for a in again} == {1}
+
+
 async def test_every_confirmed_message_survives_restarts_in_mid_publish(server: Nats) -> None:
     """BR-02."""
     confirmed: list[str] = []

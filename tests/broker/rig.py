@@ -93,6 +93,13 @@ async def received(engine: BrokerEngine, service: str, count: int) -> Sequence[D
     return found
 
 
+async def tried(engine: BrokerEngine, service: str, deliveries: Sequence[Delivery]) -> None:
+    """A turn with these that does not get to its end."""
+    work = await engine.begin(service)
+    await work.first_sight(deliveries)
+    await work.rollback()
+
+
 async def handle(world: Desk, engine: BrokerEngine, service: str) -> list[bytes]:
     """Takes turns that only consume, until the broker has nothing more; returns what was not a copy."""
     packets: list[bytes] = []

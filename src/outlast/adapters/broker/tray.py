@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
+import msgspec
+
 from outlast.ports import Arrival, Delivery
 
 DOUBTED_AFTER = 3
@@ -44,13 +46,28 @@ class Tray:
         """What is not claimed, in the order in which it came."""
         return list(islice(self._waiting.values(), limit))
 
-    def untold(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+    def untold(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that this process is about to try for the first time, and that may be what kills it."""
-        return [a for a in arrivals if a.count >= DOUBTED_AFTER and a.id not in self._counted]
+        waiting = self._waiting
+        return [
+            delivery
+            for delivery in deliveries
+            if (arrival := waiting.get(str(delivery.receipt))) is not None
+            and arrival.count >= DOUBTED_AFTER
+            and arrival.id not in self._counted
+        ]
 
-    def counted(self, arrivals: Sequence[Arrival]) -> None:
+    def counted(self, deliveries: Sequence[Delivery]) -> None:
         """It is written down that this process tries these."""
-        self._counted.update(arrival.id for arrival in arrivals)
+        self._counted.update(str(delivery.receipt) for delivery in deliveries)
+
+    def with_counts(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """The same, those with a count that were counted."""
+        if not self._counted:
+            return deliveries
+        return [
+            msgspec.structs.replace(d, count=max(d.count, 1)) if d.receipt in self._counted else d for d in deliveries
+        ]
 
     def claim(self, deliveries: Sequence[Delivery]) -> None:
         """These are being handled outside of a turn, and wait no longer."""

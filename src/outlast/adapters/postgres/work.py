@@ -126,7 +126,7 @@ class PostgresWork:
             mine |= {d.receipt for d in asked if counts.get(d.receipt) == d.count}
         if brought:
             ids_brought = [written(str(d.receipt)) for d in brought]
-            rows = await self.rows("looking into the inbox", _SEEN, await self._queue(), ids_brought)
+            rows = await self._looked_up("looking into the inbox", _SEEN, await self._queue(), ids_brought)
             seen = {read(id) for (id,) in rows}
             mine |= {d.receipt for d in brought if d.receipt not in seen}
         return mine
@@ -135,7 +135,6 @@ class PostgresWork:
         if not addresses:
             return {}
         with attempting("loading instances", where=self.where):
-            await self._begin()
             numbers = await self.numbers.workflows({(a.service, a.workflow) for a in addresses}, make=False)
         wanted: dict[tuple[int, str], Address] = {}
         for address in addresses:
@@ -144,7 +143,7 @@ class PostgresWork:
                 wanted[number, written(address.key)] = address
         if not wanted:
             return {}
-        rows = await self.rows("loading instances", _LOAD, [n for n, _ in wanted], [key for _, key in wanted])
+        rows = await self._looked_up("loading instances", _LOAD, [n for n, _ in wanted], [key for _, key in wanted])
         return {wanted[number, key]: Stored(state, version, done) for number, key, version, done, state in rows}
 
     @asynccontextmanager
@@ -420,6 +419,14 @@ class PostgresWork:
     async def _begin(self) -> None:
         if isinstance(self.session, OwnSession):
             await self.session.begin()
+
+    async def _looked_up(self, attempt: str, sql: str, *values: Any) -> Sequence[Any]:
+        """The rows of a statement that locks nothing: what it finds is checked again when it is written.
+
+        So it needs no transaction, and a turn that does no more than that goes to the server once.
+        """
+        with attempting(attempt, where=self.where):
+            return await self.session.fetch(within(self.names.schema, sql), *values)
 
     async def rows(self, attempt: str, sql: str, *values: Any) -> Sequence[Any]:
         """The rows of one statement of ours, within the transaction."""

@@ -49,7 +49,7 @@ def rounded(ratio: float) -> float:
 
 def limit(stand: Stand, *, quick: bool) -> Figures:
     """One process that runs everything, against a program written by hand for this one workflow."""
-    orders = 1000 if quick else {"sqlite": 20_000, "postgres": 20_000}.get(stand.engine, 10_000)
+    orders = 300 if quick else {"sqlite": 20_000, "postgres": 20_000}.get(stand.engine, 10_000)
     spent: dict[str, list[tuple[float, float]]] = {}
 
     def watched(name: str, measure: Measure) -> Measure:
@@ -113,7 +113,7 @@ def peer(stand: Stand, *, quick: bool) -> Figures:
 
 def scaling(stand: Stand, *, quick: bool) -> Figures:
     """Two processes that compete for the same queues, against one; and who had the cores meanwhile."""
-    orders = 1000 if quick else 6_000
+    orders = 300 if quick else 6_000
     one, two = [], []
     for _ in range(1 if quick else 3):
         one.append(processes.competing(stand, 1, orders))
@@ -140,7 +140,7 @@ def middle(shares: list[processes.Share]) -> Figures:
 
 def latency(stand: Stand, *, quick: bool) -> Figures:
     """One order at a time on an idle system, across three processes, five durable hops."""
-    times = processes.measure_latency(stand, 20 if quick else 100)
+    times = processes.measure_latency(stand, 10 if quick else 100)
     return {
         "p50_ms": round(times[len(times) // 2], 1),
         "p95_ms": round(times[int(len(times) * 0.95)], 1),

@@ -15,6 +15,7 @@ from outlast.adapters.memory import MemoryEngine, MemoryWork
 from outlast.adapters.memory_inspector import MemoryInspector
 from outlast.core.message import Envelope
 from outlast.core.naming import encode
+from outlast.core.recovery import Patience
 from outlast.engines import inspector_of
 from outlast.errors import Conflict, Misuse, Unavailable
 from outlast.operations import Operations
@@ -392,6 +393,26 @@ async def test_a_message_is_a_suspect_only_after_it_came_often() -> None:
             await one.declare("shop", [])
 
         assert counts == [0, 0, 0, 1, 2, 3, 4, 5]
+
+
+async def test_a_backlog_is_not_set_aside_because_its_process_is_killed_again_and_again() -> None:
+    """RC-22: only one message is tried alone at a time, so only that one may be what kills the process."""
+    async with desk() as world:
+        one = world.process()
+        await one.declare("shop", [])
+        await commit(one, Changes(parcels=[command(f"{number}") for number in range(20)]))
+        for _ in range(20):
+            await received(one, "shop", 20)
+            await received(one, "shop", 20)
+            world.kill(one)
+            one = world.process()
+            await one.declare("shop", [])
+
+        found = await received(one, "shop", 20)
+
+        refused = [delivery for delivery in found if Patience().refuses(delivery.count)]
+        assert len(refused) <= 7, f"{len(refused)} of {len(found)} messages are given up"
+        assert {d.count for d in found if d not in refused} <= {3, 4}
 
 
 async def test_closing_waits_for_what_was_sent() -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from outlast.adapters.broker.postman import LOOK, Postman
 from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray
+from outlast.core.recovery import Patience
 from outlast.errors import Conflict, Misuse, Unavailable
 from outlast.ports import (
     RELAY,
@@ -88,14 +89,19 @@ class BrokerEngine:
         suspects = [arrival.id for arrival in arrivals if arrival.count >= DOUBTED_AFTER]
         tries: Mapping[str, int] = {}
         if suspects:
-            await self._count(service, tray, tray.untold(arrivals))
             tries = await self.store.tries(service, suspects)
+            alone_after = Patience().alone_after
+            # Of those that are tried alone only the first is tried now. The others must not be counted with it: they
+            # would be set aside for what it did, or for somebody's killing the process again and again.
+            alone = next((a for a in arrivals if tries.get(a.id, 0) >= alone_after), None)
+            untold = [a for a in tray.untold(arrivals) if a is alone or tries.get(a.id, 0) < alone_after]
+            if untold:
+                await self._count(service, tray, untold)
+                tries = await self.store.tries(service, suspects)
         return [Delivery(a.id, a.packet, tries.get(a.id, 0)) for a in arrivals]
 
     async def _count(self, service: str, tray: Tray, untold: Sequence[Arrival]) -> None:
         """Writes down, before it can happen, that this process may be killed by one of these."""
-        if not untold:
-            return
         work = await self.store.begin(service)
         try:
             await work.commit(Changes(claimed=[Delivery(a.id, a.packet, 1) for a in untold]))

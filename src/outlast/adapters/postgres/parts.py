@@ -90,6 +90,8 @@ PARTS = {
         INSERT INTO outlast.dead (id, status, service, packet, letter)
         SELECT d.id, 'open', d.service, d.packet, d.letter
         FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) AS d (id, service, packet, letter) RETURNING 1""",
+    "unsynced": """
+        SELECT set_config('synchronous_commit', 'off', true)""",
     "history": """
         INSERT INTO outlast.history (service, at, marks, entries)
         VALUES ($1::text, $2::bigint, $3::integer[], $4::bytea) RETURNING 1""",

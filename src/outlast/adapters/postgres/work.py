@@ -40,6 +40,7 @@ from outlast.ports import (
 )
 
 _encode = msgspec.json.Encoder().encode
+_NONE = Changes()
 
 _OURS = "SELECT id, count FROM outlast.messages WHERE queue = $1 AND id = ANY($2::bigint[]) FOR UPDATE"
 _OURS_IF_FREE = f"{_OURS} SKIP LOCKED"
@@ -221,7 +222,20 @@ class PostgresWork:
         self.bury(parts, changes.dead)
         if changes.history:
             parts.add("history", *history.row_of(changes.history))
+        if parts and self._may_be_lost(changes):
+            parts.add("unsynced")
         await self.run(parts)
+
+    def _may_be_lost(self, changes: Changes) -> bool:
+        """Whether this may be forgotten if the server falls within the second, so that nobody waits for its disk.
+
+        A claim that is forgotten makes a message come again, and so does a row of the outbox that is there again
+        although it was published. The counts of suspects are kept: they end what never ends by itself.
+        """
+        rest = msgspec.structs.replace(changes, handled=[], claimed=[], claimed_until=None, renewed=[], released=[])
+        if rest != _NONE:
+            return False
+        return (self.service == OUTBOX or not changes.handled) and not any(d.count for d in changes.claimed)
 
     async def run(self, parts: Parts) -> None:
         """Runs the statement of these parts. Raises `Conflict` if one of them was refused."""

@@ -30,12 +30,13 @@ class Booked(Event):
     number: int
 
 
-def bookkeeper() -> Service:
-    """Writes a row for every message, in the turn's transaction."""
+def bookkeeper(*, thinks_seconds: float = 0.0) -> Service:
+    """Writes a row for every message, in the turn's transaction, after some thought."""
     shop = Service("shop")
 
     @shop.handles
     async def book(command: Book, transaction: Transaction) -> Booked:
+        await asyncio.sleep(thinks_seconds)
         await transaction.execute("INSERT INTO booked VALUES (?)", [command.number])
         return Booked(number=command.number)
 
@@ -177,7 +178,8 @@ async def test_who_waits_too_long_for_a_connection_is_told(
 async def test_a_server_that_refuses_is_waited_for(postgres_database: str, setting: str) -> None:
     """DB-13, DB-14: nothing is lost or counted, and it goes on by itself."""
     name = postgres_database.rpartition("/")[2]
-    async with table(postgres_database) as seen, running(postgres_database, bookkeeper()) as system:
+    slow = bookkeeper(thinks_seconds=0.02)
+    async with table(postgres_database) as seen, running(postgres_database, slow) as system:
         await system.client.send(Book(number=1))
         await system.quiet()
         value = "on" if "read_only" in setting else "1"

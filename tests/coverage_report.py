@@ -12,14 +12,31 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 TESTS = Path(__file__).parent
 TABLE = TESTS.parent / "docs" / "coverage.md"
 
-CASES = {"TR": 31, "CP": 21, "OB": 20, "SG": 27, "RC": 17, "TO": 17, "SD": 13, "PO": 19}
+CONTRACTS = TESTS.parent / "src" / "outlast" / "testing" / "contracts"
+"""The suite of tests that every engine runs, ours in `tests/contracts`."""
+
+CASES = {
+    "TR": 31,
+    "CP": 21,
+    "OB": 20,
+    "SG": 27,
+    "RC": 17,
+    "TO": 17,
+    "PS": 12,
+    "RR": 7,
+    "SD": 13,
+    "PO": 19,
+    "BR": 20,
+    "DB": 15,
+}
 """How many cases each area has; a row that is lost is noticed."""
 
-_CASE = re.compile(r"\b(?:TR|CP|OB|SG|RC|TO|SD|PO)-\d\d\b")
+_CASE = re.compile(rf"\b(?:{'|'.join(CASES)})-\d\d\b")
 _ROW = re.compile(r"^\| ([A-Z]{2}-\d\d) \| (.+?) \| (.*?) ?\|$", re.MULTILINE)
 
 
@@ -38,15 +55,24 @@ def cases(text: str) -> list[Case]:
     return [Case(*found) for found in _ROW.findall(text)]
 
 
-def named_by_tests(folder: Path = TESTS) -> dict[str, dict[str, int]]:
-    """By case: the test files that name it in the docstring of a test, and how many tests do."""
+def named_by_tests(folder: Path = TESTS, contracts: Path | None = None) -> dict[str, dict[str, int]]:
+    """By case: the test files that name it in the docstring of a test or test class, and how many do."""
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for path in sorted(folder.rglob("test_*.py")):
+    files = {path: path.relative_to(folder).as_posix() for path in folder.rglob("test_*.py")}
+    if contracts:
+        files |= {path: f"outlast/testing/contracts/{path.name}" for path in contracts.glob("*.py")}
+    for path, name in sorted(files.items()):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            if _is_test(node):
                 for case in set(_CASE.findall(ast.get_docstring(node) or "")):
-                    found[case][path.relative_to(folder).as_posix()] += 1
+                    found[case][name] += 1
     return found
+
+
+def _is_test(node: ast.AST) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    if isinstance(node, ast.ClassDef):
+        return node.name.startswith("Test")
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
 
 
 def column(case: Case, named: Mapping[str, Mapping[str, int]]) -> str:
@@ -86,7 +112,7 @@ def written(text: str, named: Mapping[str, Mapping[str, int]]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the count and what is wrong; 1 if anything is."""
-    named = named_by_tests()
+    named = named_by_tests(contracts=CONTRACTS)
     if "--write" in arguments:
         TABLE.write_text(written(TABLE.read_text(), named))
     rows = cases(TABLE.read_text())

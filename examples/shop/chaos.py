@@ -34,7 +34,7 @@ from examples.shop.watch import Sight
 from examples.shop.weather import FAULTS, Storm, Weather
 
 LINE_SECONDS = 2.0
-FILE_GAP_SECONDS, SERVER_GAP_SECONDS = 0.35, 1.0
+FILE_GAP_SECONDS, SERVER_GAP_SECONDS = 0.35, 2.0
 """Between two faults on average. With servers there are pauses in which the shop can be seen to find its pace again."""
 IMPATIENT = 5
 """Every so many orders, one waits seconds for its label and not a day, so that timers fire as well."""

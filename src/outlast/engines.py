@@ -16,7 +16,7 @@ from outlast.adapters.memory_inspector import MemoryInspector
 from outlast.adapters.sqlite import SqliteEngine, SqliteInspector
 from outlast.adapters.system import SystemWorld
 from outlast.errors import BadUrl, Misuse
-from outlast.ports import Engine, Inspector, Store, Transport, World
+from outlast.ports import Engine, HasSchema, Inspector, Store, Transport, World
 
 _memories: dict[str, MemoryStore] = {}
 """What `memory://name` means within this process."""
@@ -64,6 +64,12 @@ def inspector_of(engine: Engine) -> Inspector:
         inspector: Inspector = module.PostgresInspector(engine)
         return inspector
     raise Misuse(f"{type(engine).__name__} cannot be inspected.")
+
+
+def schema_of(engine: Engine) -> HasSchema | None:
+    """Whose tables may have to be made by an administrator: the engine itself, or a broker's store."""
+    holder = engine.store if isinstance(engine, BrokerEngine) else engine
+    return holder if isinstance(holder, HasSchema) else None
 
 
 def shown(url: str) -> str:

@@ -32,7 +32,7 @@ class Narrow(SimulatedTransport):
 
 
 async def test_a_message_that_is_too_large_becomes_a_dead_letter_and_the_others_arrive() -> None:
-    """PO-13: in one transaction with others or not."""
+    """PO-06: in one transaction with others or not."""
     world = SystemWorld()
     engine = BrokerEngine(Narrow(SimulatedBroker("rabbitmq")), MemoryEngine(MemoryStore(), world), world)
     printer = Service("printer")

@@ -146,7 +146,7 @@ async def test_a_message_keeps_its_id_headers_and_date_through_a_restart(sqlite_
 
 
 async def test_every_subscriber_gets_an_event_once(url: str) -> None:
-    """OB-10: two services in one database, one of them in two workers."""
+    """OB-10, PS-01, PS-02, PS-08: two services in one database, one of them in two workers."""
     heard: dict[str, list[int]] = {"a": [], "b": []}
     async with running(url, listener(heard["a"], "a")) as system, running(url, listener(heard["b"], "b")):
         async with running(url, listener(heard["b"], "b")):
@@ -157,6 +157,19 @@ async def test_every_subscriber_gets_an_event_once(url: str) -> None:
         "a": list(range(50)),
         "b": list(range(50)),
     }
+
+
+async def test_a_subscriber_that_is_away_gets_its_events_when_it_is_back(url: str) -> None:
+    """PS-03: a hundred of them, from when it was first there."""
+    heard: list[int] = []
+    async with running(url, Service("other")) as system:
+        async with running(url, listener(heard)):
+            pass
+        await system.client.send_all(*[Done(number=number) for number in range(100)])
+        async with running(url, listener(heard)):
+            await system.quiet()
+
+    assert sorted(heard) == list(range(100))
 
 
 async def test_an_error_right_after_the_commit_takes_nothing_back(url: str) -> None:

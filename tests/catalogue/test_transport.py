@@ -313,7 +313,7 @@ asyncio.run(run(Worker([depot], url=sys.argv[1], batch=50)))
 
 
 async def test_processes_that_compete_share_the_messages_and_double_none(sqlite_url: str, tmp_path: Path) -> None:
-    """TR-24: five thousand messages, four processes of one service, five thousand distinct numbers."""
+    """TR-24, DB-16: five thousand messages, four processes of one service, five thousand distinct numbers."""
     log = tmp_path / "log"
     engine, world = open_engine(sqlite_url)
     processes = [Popen([sys.executable, "-c", COMPETITOR, sqlite_url, str(log)]) for _ in range(4)]
@@ -536,7 +536,7 @@ async def test_two_systems_in_one_process_do_not_meet(url: str, tmp_path: Path) 
 
 
 async def test_a_client_receives_nothing_and_says_who_should(url: str) -> None:
-    """TR-32: sending an event, publishing a command or sending to nobody is refused at the call."""
+    """TR-32, PS-07: sending an event, publishing a command or sending to nobody is refused at the call."""
 
     class Homeless(Command[None]):
         number: int = 0
@@ -556,7 +556,7 @@ async def test_a_client_receives_nothing_and_says_who_should(url: str) -> None:
 
 
 async def test_an_unheard_event_is_no_error(url: str) -> None:
-    """TR-32: nobody listens, and publishing succeeds."""
+    """TR-32, PS-15: nobody listens, and publishing succeeds."""
     async with running(url, Service("depot")) as system:
         await system.client.publish(Arrived(number=1))
         await system.quiet()

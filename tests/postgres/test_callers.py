@@ -99,7 +99,7 @@ def greeter(greeted: list[int]) -> Service:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_rows_and_messages_commit_together_or_not_at_all(postgres_database: str, way: str) -> None:
-    """OB-02, CP-20: on a connection that is used before and after."""
+    """OB-22, CP-21: on a connection that is used before and after."""
     greeted: list[int] = []
     with rows_of(postgres_database) as rows:
         async with running(postgres_database, greeter(greeted)) as system:
@@ -123,7 +123,7 @@ async def test_rows_and_messages_commit_together_or_not_at_all(postgres_database
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_transaction_that_is_ended_in_the_block_sends_nothing(postgres_database: str, way: str) -> None:
-    """OB-02: what the caller has committed by itself is committed, and it is told that the messages are not."""
+    """OB-22: what the caller has committed by itself is committed, and it is told that the messages are not."""
     greeted: list[int] = []
     with rows_of(postgres_database) as rows:
         async with running(postgres_database, greeter(greeted)) as system:
@@ -196,7 +196,7 @@ SYNC = {
 
 @pytest.mark.parametrize("way", SYNC)
 def test_code_without_an_event_loop_sends_too(postgres_database: str, way: str) -> None:
-    """OB-02"""
+    """OB-22"""
     with rows_of(postgres_database) as rows, SyncClient(postgres_database) as client:
         client.send(Greet(number=0))
         with SYNC[way](postgres_database) as (connection, insert):

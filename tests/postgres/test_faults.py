@@ -239,7 +239,7 @@ async def test_a_message_is_found_when_nobody_is_told_of_it(postgres_database: s
 
 
 async def test_silence_is_taken_for_absence(postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BR-11: a network that swallows everything is noticed, and all goes on when it is back."""
+    """BR-05: a network that swallows everything is noticed, and all goes on when it is back."""
     for module in ("connections", "sessions", "work", "bell"):
         monkeypatch.setattr(f"outlast.adapters.postgres.{module}.ANSWER_SECONDS", 0.5)
     async with Proxy(postgres_database) as proxy, table(postgres_database) as seen:

@@ -14,14 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.seeded_bugs.bugs import BUGS, SQLITE_BUGS, Bug
-from tests.seeded_bugs.searches import SEARCHES, SQLITE_SEARCHES
+from tests.seeded_bugs.bugs import BROKER_BUGS, BUGS, SQLITE_BUGS, Bug
+from tests.seeded_bugs.searches import ALL
 
 ROOT = Path(__file__).parents[2]
-Searches = list[Callable[[], None]]
 NONE = Bug("none (the library as it is)", ())
 
 
@@ -38,12 +37,12 @@ def planted(bug: Bug, directory: Path) -> Path:
     return source
 
 
-def found(bug: Bug, searches: Searches) -> dict[str, str]:
+def found(bug: Bug, searches: str) -> dict[str, str]:
     """Which rule each search finds broken."""
     with tempfile.TemporaryDirectory() as directory:
         paths = os.pathsep.join([str(planted(bug, Path(directory))), str(ROOT)])
         done = subprocess.run(
-            [sys.executable, "-m", "tests.seeded_bugs.searches", "sqlite" if searches is SQLITE_SEARCHES else "memory"],
+            [sys.executable, "-m", "tests.seeded_bugs.searches", searches],
             env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
             cwd=directory,
             capture_output=True,
@@ -52,15 +51,16 @@ def found(bug: Bug, searches: Searches) -> dict[str, str]:
             check=False,
         )
         if done.returncode:
-            return {searching.__name__: "fails" for searching in searches}
+            return {searching.__name__: "fails" for searching in ALL[searches]}
         result: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
         return result
 
 
-def table(bugs: Sequence[Bug], searches: Searches) -> list[str]:
+def table(bugs: Sequence[Bug], searches: str) -> list[str]:
     """Prints what each search finds; returns the bugs that none finds, and the library if one finds anything."""
-    names = [searching.__name__ for searching in searches]
-    print("| planted bug | " + " | ".join(name.removeprefix("sqlite_").replace("_", " ") for name in names) + " |")
+    names = [searching.__name__ for searching in ALL[searches]]
+    shown = [name.removeprefix(f"{searches}_").replace("_", " ") for name in names]
+    print("| planted bug | " + " | ".join(shown) + " |")
     print("|---|" + "---|" * len(names))
     bad: list[str] = []
     for bug in [NONE, *bugs]:
@@ -75,10 +75,12 @@ def table(bugs: Sequence[Bug], searches: Searches) -> list[str]:
 def main() -> int:
     wanted = " ".join(sys.argv[1:])
     started = time.perf_counter()
-    in_memory = [bug for bug in BUGS if wanted in bug.name]
-    in_sqlite = [bug for bug in SQLITE_BUGS if wanted in bug.name]
-    bad = table(in_memory, SEARCHES) + table(in_sqlite, SQLITE_SEARCHES)
-    count = len(in_memory) + len(in_sqlite)
+    bad: list[str] = []
+    count = 0
+    for searches, bugs in (("memory", BUGS), ("sqlite", SQLITE_BUGS), ("broker", BROKER_BUGS)):
+        chosen = [bug for bug in bugs if wanted in bug.name or wanted == searches]
+        count += len(chosen)
+        bad += table(chosen, searches) if chosen else []
     print(f"{count} bugs, {len(bad)} surprises, {time.perf_counter() - started:.0f} s", *bad, sep="\n")
     return 1 if bad else 0
 

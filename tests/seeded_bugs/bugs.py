@@ -13,6 +13,9 @@ MEMORY = "adapters/memory.py"
 QUEUES = "adapters/sqlite/queues.py"
 WORK = "adapters/sqlite/work.py"
 ENGINE = "adapters/sqlite/engine.py"
+BROKER = "adapters/broker/engine.py"
+POSTMAN = "adapters/broker/postman.py"
+TRAY = "adapters/broker/tray.py"
 
 COMMIT = "            await work.commit(changes)\n"
 AT_ONCE = """            other = await host.engine.begin(host.name)
@@ -264,3 +267,91 @@ SQLITE_BUGS = [
     ),
 ]
 """Bugs in the real SQLite engine."""
+
+BROKER_BUGS = [
+    bug(
+        "message acknowledged before the commit",
+        BROKER,
+        (
+            "        # A claim is the broker's matter: it keeps from others what it has handed over.\n",
+            "        await self.engine.acknowledge(self.service, changes.handled)\n",
+        ),
+    ),
+    bug(
+        "outbox row deleted before the broker confirms",
+        POSTMAN,
+        ("settled, self._settled = self._settled, []", "settled, self._settled = [*self._settled, *rows], []"),
+        ("            self._settled += rows\n", "            pass\n"),
+    ),
+    bug(
+        "failed publication taken for a success",
+        POSTMAN,
+        (
+            "            if len(rows) > 1 and self.transport.can_publish:\n"
+            "                await self._publish_each(rows)\n",
+            "            if True:\n                self._settled += rows\n",
+        ),
+    ),
+    bug(
+        "message sent without a row in the outbox",
+        MEMORY,
+        (
+            "            self.posted(Delivery(receipt, packet, 1))\n",
+            "            self.posted(Delivery(receipt, packet, 1))\n            del store.queues[OUTBOX][receipt]\n",
+        ),
+    ),
+    bug(
+        "what others left in the outbox never taken",
+        POSTMAN,
+        ("        found = await self._take()\n", "        found: list[Delivery] = []\n"),
+    ),
+    bug(
+        "outbox row taken without claiming it",
+        POSTMAN,
+        (
+            "await work.commit(Changes(claimed=ours, claimed_until=self.world.now() + OUTBOX_LEASE))",
+            "await work.rollback()",
+        ),
+    ),
+    bug(
+        "inbox not written",
+        MEMORY,
+        ("            store.inbox[self.service, str(delivery.receipt)] = now\n", ""),
+    ),
+    bug(
+        "inbox not asked",
+        MEMORY,
+        ("return (self.service, delivery.receipt) not in self.engine.store.inbox", "return True"),
+    ),
+    bug("copy of a handled message not acknowledged", TURN, ("[*changes.handled, *stale]", "changes.handled")),
+    bug(
+        "retry under the id of its first attempt",
+        POST,
+        (
+            "return Parcel(id, encode(again), queue=queue, due=due)",
+            "return Parcel(envelope.id, encode(again), queue=queue, due=due)",
+        ),
+    ),
+    bug(
+        "broker not told what is still being handled",
+        BROKER,
+        ("            if renewed and", "            if False and"),
+    ),
+    bug(
+        "copy that arrives while a message is handled not remembered",
+        TRAY,
+        (
+            "            self._tags.setdefault(arrival.id, []).append(arrival.tag)\n",
+            "            self._tags.setdefault(arrival.id, [arrival.tag])\n",
+        ),
+    ),
+    bug(
+        "process that lost its connection never consumes again",
+        TRAY,
+        (
+            "            if arrival.id not in self._claimed:\n",
+            "            if arrival.id not in self._claimed and arrival.count == 0:\n",
+        ),
+    ),
+]
+"""Bugs in the engine of a broker and a store."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from outlast.testing import exploring
+from outlast.testing.broker import KINDS
 from outlast.testing.exploring import explore, interleave, search
 from outlast.testing.faults import Faults
 from tests.simulation import workloads as w
@@ -112,8 +113,41 @@ def sqlite_random_faults() -> None:
 
 def contract() -> None:
     """The contract of all engines, kept by SQLite."""
+    keeps_contract("TestSqlite")
+
+
+def broker_usual() -> None:
+    """Every workload once on either kind of broker, with one worker and with two."""
+    for kind in KINDS:
+        for scenario, services in WORKLOADS:
+            for workers in (1, 2):
+                explore(scenario, services, faults=(), engine=kind, workers=workers)
+
+
+def broker_single_faults() -> None:
+    """Everything that can go wrong, at every effect."""
+    explore(w.orders, w.ORDERS, engine="rabbitmq")
+    explore(w.timer_race, w.TIMER_RACE, engine="rabbitmq")
+    explore(w.timer_race, w.TIMER_RACE, engine="nats", workers=2)
+
+
+def broker_random_faults() -> None:
+    """Some faults at some rates."""
+    for kind in KINDS:
+        for scenario, services in WORKLOADS:
+            search(scenario, services, seeds=range(30), engine=kind)
+
+
+def broker_contract() -> None:
+    """The contract of all engines, kept by a simulated broker with a store, and what is tried of these alone."""
+    keeps_contract("not TestMemory and not TestSqlite", "contracts", "broker")
+
+
+def keeps_contract(tests: str, *folders: str) -> None:
+    """Runs these tests of the contract."""
+    paths = [str(Path(__file__).parents[1] / folder) for folder in folders or ("contracts",)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-k", "TestSqlite", str(Path(__file__).parents[1] / "contracts")],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-k", tests, *paths],
         stdout=subprocess.DEVNULL,
         timeout=200,
         check=False,
@@ -129,6 +163,13 @@ SQLITE_SEARCHES: list[Callable[[], None]] = [
     sqlite_random_faults,
     contract,
 ]
+BROKER_SEARCHES: list[Callable[[], None]] = [
+    broker_usual,
+    broker_single_faults,
+    broker_random_faults,
+    broker_contract,
+]
+ALL = {"memory": SEARCHES, "sqlite": SQLITE_SEARCHES, "broker": BROKER_SEARCHES}
 
 
 def finds(searching: Callable[[], None]) -> str:
@@ -146,5 +187,4 @@ def finds(searching: Callable[[], None]) -> str:
 if __name__ == "__main__":
     exploring.SHRINKING_RUNS = 0
     exploring.REPEATED = 1_000_000
-    wanted = SQLITE_SEARCHES if "sqlite" in sys.argv[1:] else SEARCHES
-    print(json.dumps({searching.__name__: finds(searching) for searching in wanted}))
+    print(json.dumps({searching.__name__: finds(searching) for searching in ALL[sys.argv[1]]}))

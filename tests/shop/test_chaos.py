@@ -44,6 +44,7 @@ async def test_a_short_chaos_run_ends_with_its_books_in_order(tmp_path: Path) ->
 
 
 async def test_services_and_storefront_go_on_by_themselves_after_a_full_disk(tmp_path: Path) -> None:
+    """DB-15: what did not fit is undone, and the file stays whole."""
     storm = Storm(kills=2, seed=3, faults=("disk",), mean_gap_seconds=0.3, longest_away_seconds=0.3, slow_labels=0)
 
     aftermath = await end_of(storm, tmp_path)

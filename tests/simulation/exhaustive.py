@@ -3,6 +3,8 @@
 python -m tests.simulation.exhaustive            single faults, pairs of crashes, and races
 python -m tests.simulation.exhaustive --pairs    every pair of crashes and errors (minutes)
 python -m tests.simulation.exhaustive --seeds N  N random runs of every workload
+python -m tests.simulation.exhaustive --engines rabbitmq nats  only these; pairs and races are in memory unless one is
+                                                 named
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from functools import partial
 from outlast import Service
 from outlast.testing import Simulation
 from outlast.testing.exploring import EVERY_FAULT, Explored, Scenario, explore, interleave, search
-from outlast.testing.stage import NEVER_FAILS
+from outlast.testing.stage import ENGINES, NEVER_FAILS
 from outlast.testing.tape import CRASHES, Fault
 from tests.simulation import workloads as w
 
@@ -82,29 +84,36 @@ def main() -> None:
     parser.add_argument("--pairs", action="store_true")
     parser.add_argument("--seeds", type=int, default=0)
     parser.add_argument("--limit", type=int, default=20_000)
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     arguments = parser.parse_args()
     seen: Counter[str] = Counter()
+    engines: list[str] = arguments.engines
+    of_pairs = engines if len(engines) < len(ENGINES) else ["memory"]
     if arguments.pairs:
-        pairs("crashes or errors", EVERY_FAULT, seen)
+        pairs("crashes or errors", EVERY_FAULT, of_pairs, seen)
     else:
-        singles_and_races(arguments.seeds, arguments.limit, seen)
-        pairs("crashes", CRASHES, seen)
+        rate()
+        singles(engines, arguments.seeds, seen)
+        if "memory" in engines:
+            races(arguments.limit, seen)
+        pairs("crashes", CRASHES, of_pairs, seen)
     print("met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(seen.items())))
 
 
-def pairs(what: str, faults: Sequence[Fault], seen: Counter[str]) -> None:
+def pairs(what: str, faults: Sequence[Fault], engines: Sequence[str], seen: Counter[str]) -> None:
     """Every two of these faults, the second one anywhere in the run that has the first."""
     for scenario, services in WORKLOADS[:3]:
-        name = scenario.__name__.replace("_", " ")
-        show(f"pairs of {what}, {name}", partial(explore, scenario, services, faults=faults, pairs=True), seen)
+        for engine in engines:
+            name = scenario.__name__.replace("_", " ")
+            searching = partial(explore, scenario, services, faults=faults, pairs=True, engine=engine)
+            show(f"pairs of {what}, {name}, {engine}", searching, seen)
 
 
-def singles_and_races(random_runs: int, limit: int, seen: Counter[str]) -> None:
-    """Every fault at every effect of every workload, random mixtures, and races in every order."""
-    rate()
+def singles(engines: Sequence[str], random_runs: int, seen: Counter[str]) -> None:
+    """Every fault at every effect of every workload, and random mixtures."""
     for scenario, services in WORKLOADS:
         name = scenario.__name__.replace("_", " ")
-        for engine in ("memory", "sqlite"):
+        for engine in engines:
             show(f"single faults, {name}, {engine}", partial(explore, scenario, services, engine=engine), seen)
             if random_runs:
                 seeds = range(random_runs)
@@ -113,6 +122,10 @@ def singles_and_races(random_runs: int, limit: int, seen: Counter[str]) -> None:
                     partial(search, scenario, services, seeds=seeds, engine=engine),
                     seen,
                 )
+
+
+def races(limit: int, seen: Counter[str]) -> None:
+    """Two messages at two workers, in every order."""
     for racers, services, racing, choice_points in RACES:
         race = partial(interleave, racers, services, racing=racing, choice_points=choice_points, limit=limit)
         finer = "" if choice_points == VISIBLE else ", finer"

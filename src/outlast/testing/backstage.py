@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sqlite3
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +15,11 @@ import msgspec
 from outlast.adapters.memory import MemoryEngine, MemoryStore
 from outlast.adapters.sqlite import SqliteEngine
 from outlast.adapters.sqlite.schema import connect, micros, moment
-from outlast.errors import Unavailable
 from outlast.ports import Address, DeadLetter, Engine, World
-from outlast.testing.invariants import Remains
-
-LOCK_WAIT_SECONDS = 10.0
+from outlast.testing.faults import FaultyEngine, Vessel
+from outlast.testing.invariants import Books, Remains
+from outlast.testing.tape import Fault
+from outlast.testing.turnstile import Turnstile
 
 
 class Backstage(Protocol):
@@ -31,8 +28,20 @@ class Backstage(Protocol):
     turnstile: Turnstile | None
     """Who may write, if only one may."""
 
-    def connect(self, world: World) -> Engine:
+    def engine(self, world: World, vessel: Vessel, books: Books) -> FaultyEngine:
         """A process's engine."""
+        ...
+
+    async def prepare(self, engine: Engine, topics: Mapping[str, Sequence[str]]) -> None:
+        """Declares these services."""
+        ...
+
+    def silent(self, engine: Any) -> None:
+        """The process that has this engine has not been heard of for a while."""
+        ...
+
+    def befall(self, engine: Any, fault: Fault) -> None:
+        """Something happens to the broker, or to this process's connection."""
         ...
 
     def kill(self, engine: Any) -> None:
@@ -58,71 +67,31 @@ class Backstage(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """One stay of a process inside the turnstile."""
-
-    who: object
-    called: asyncio.Future[None] | None = None
-
-
-class Turnstile:
-    """Lets one writer in at a time, in the order in which they came, as a file lock does."""
-
-    def __init__(self) -> None:
-        self._inside: Ticket | None = None
-        self._waiting: deque[Ticket] = deque()
-
-    async def enter(self, who: object, *, is_patient: bool) -> Ticket:
-        """Raises `Unavailable` when nobody leaves in time, unless whoever comes is patient."""
-        ticket = Ticket(who)
-        if self._inside is None:
-            self._inside = ticket
-            return ticket
-        loop = asyncio.get_running_loop()
-        ticket.called = loop.create_future()
-        self._waiting.append(ticket)
-        if is_patient:
-            await ticket.called
-            return ticket
-        deadline = loop.call_later(LOCK_WAIT_SECONDS, self._turn_away, ticket)
-        try:
-            await ticket.called
-        finally:
-            deadline.cancel()
-        return ticket
-
-    def leave(self, ticket: Ticket) -> None:
-        """Lets the next one in. Harmless for one who is not inside."""
-        if self._inside is ticket:
-            self._inside = None
-            while self._waiting and self._inside is None:
-                follower = self._waiting.popleft()
-                if follower.called is not None and not follower.called.done():
-                    self._inside = follower
-                    follower.called.set_result(None)
-
-    def forget(self, who: object) -> None:
-        """Takes a dead process out, wherever it stands."""
-        self._waiting = deque(ticket for ticket in self._waiting if ticket.who is not who)
-        if self._inside is not None and self._inside.who is who:
-            self.leave(self._inside)
-
-    def _turn_away(self, ticket: Ticket) -> None:
-        if ticket in self._waiting and ticket.called is not None and not ticket.called.done():
-            self._waiting.remove(ticket)
-            ticket.called.set_exception(
-                Unavailable(
-                    f"waiting {LOCK_WAIT_SECONDS:.0f} s for the simulated write lock was in vain. Another process "
-                    "holds it; nothing was changed, and it is tried again."
-                )
-            )
-
-
-class MemoryBackstage:
-    """The reference engine's store."""
+class DatabaseBackstage:
+    """What all have in common that have no broker."""
 
     turnstile: Turnstile | None = None
+
+    def connect(self, world: World) -> Engine:
+        """One more engine on the store."""
+        raise NotImplementedError
+
+    def engine(self, world: World, vessel: Vessel, books: Books) -> FaultyEngine:
+        return FaultyEngine(self.connect(world), vessel, books, self.turnstile)
+
+    async def prepare(self, engine: Engine, topics: Mapping[str, Sequence[str]]) -> None:
+        for name, wanted in topics.items():
+            await engine.declare(name, wanted)
+
+    def silent(self, engine: Any) -> None:
+        pass
+
+    def befall(self, engine: Any, fault: Fault) -> None:
+        pass
+
+
+class MemoryBackstage(DatabaseBackstage):
+    """The reference engine's store."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
@@ -190,7 +159,7 @@ class SimulatedBell:
         self.remove([entry for entry, (bell, _) in self.hung.items() if bell is self])
 
 
-class SqliteBackstage:
+class SqliteBackstage(DatabaseBackstage):
     """The real SQLite engine on a real file, in memory where the system has such a directory."""
 
     def __init__(self) -> None:

@@ -30,7 +30,8 @@ class Habits:
     """How a kind of broker differs from the others."""
 
     frees_at_once: bool
-    """What a lost connection held is handed over again at once; else when the wait for its acknowledgement ends."""
+    """What a lost connection held is handed over again at once; else when the wait for its acknowledgement ends, or
+    when the broker was started again."""
     ack_wait: timedelta
     """How long it waits for an acknowledgement, unless it is told that the message is still being handled."""
     breaks_off: bool
@@ -100,6 +101,10 @@ class Queue:
     def __len__(self) -> int:
         return len(self.ready) + len(self.held) + len(self.stuck)
 
+    def all(self) -> list[Message]:
+        """All messages, in no order."""
+        return [*self.ready, *self.held, *self.stuck]
+
 
 class SimulatedBroker:
     """What all transports of one world share. `kind` is `rabbitmq` or `nats`."""
@@ -129,7 +134,7 @@ class SimulatedBroker:
         """Every connection is lost and none is made for a time. The messages are kept."""
         self.is_down = True
         for transport in list(self.transports):
-            transport.cut()
+            transport.cut(is_restart=True)
         self.later(for_.total_seconds(), self.up)
 
     def up(self) -> None:
@@ -381,13 +386,14 @@ class SimulatedTransport:
 
     # What happens to it.
 
-    def cut(self) -> None:
+    def cut(self, *, is_restart: bool = False) -> None:
         """The connection is lost; soon a new one is made, unless the broker is down."""
         if not self.is_connected:
             return
         self.is_connected = False
-        self.broker.disconnected(self, frees=self.broker.habits.frees_at_once)
-        if self.broker.habits.frees_at_once and self.receiver is not None:
+        frees = is_restart or self.broker.habits.frees_at_once
+        self.broker.disconnected(self, frees=frees)
+        if frees and self.receiver is not None:
             for service in self._topics:
                 self.broker.call(self, self.receiver.lost, service)
         self.reconnect()

@@ -14,18 +14,19 @@ from dataclasses import dataclass, field, replace
 
 from outlast.errors import OutlastError
 from outlast.runtime.service import Service
+from outlast.testing.broker import KINDS
 from outlast.testing.faults import Faults
 from outlast.testing.orders import Choice, Orders
 from outlast.testing.simulation import Broken, Simulation
 from outlast.testing.stage import NEVER_FAILS, Plot
-from outlast.testing.tape import CRASHES, ERRORS, Fault, Tape
+from outlast.testing.tape import BROKEN_BROKERS, CRASHES, ERRORS, Fault, Tape, fits
 
 Scenario = Callable[[Simulation], None]
 
 EVERY_FAULT = (*CRASHES, *ERRORS)
 RACES = frozenset({"receive", "load", "commit", "handler"})
 """The effects by which processes can notice each other."""
-READING = frozenset({"receive", "begin", "first sight", "load", "acknowledge"})
+READING = frozenset({"receive", "begin", "first sight", "load", "acknowledge", "look"})
 """The effects that change nothing in the engine in memory."""
 SAME_WHEN_READING = {Fault.CRASH_AFTER: Fault.CRASH_BEFORE, Fault.ERROR_AFTER: Fault.ERROR_BEFORE}
 """At an effect that only reads these do the same: nothing happened, and the process learns nothing."""
@@ -87,7 +88,7 @@ def explore(
     scenario: Scenario,
     services: Sequence[Service],
     *,
-    faults: Iterable[Fault] = EVERY_FAULT,
+    faults: Iterable[Fault] | None = None,
     pairs: bool = False,
     engine: str = "memory",
     workers: int = 1,
@@ -95,14 +96,17 @@ def explore(
 ) -> Explored:
     """Runs the scenario once for every one of these faults at every effect; with `pairs`, for every two of them.
 
+    Unless they are named, all crashes and errors, and where there is a broker also what happens to that.
+
     In memory, a fault after an effect that only reads is left out: it does what the same fault before it does.
     The second fault of a pair is looked for in the run that has the first, so it may fall into the recovery.
     """
     plot = Plot(services=services, engine=engine, workers=workers, batch=batch)
-    kinds = tuple(faults)
+    has_broker = engine in KINDS
+    kinds = tuple(faults) if faults is not None else (*EVERY_FAULT, *(BROKEN_BROKERS if has_broker else ()))
     found = Explored()
     usual = _counted(scenario, plot, found)
-    reading = READING if engine == "memory" else frozenset[str]()
+    reading = READING if engine == "memory" else READING - {"acknowledge"} if has_broker else frozenset[str]()
     for tape in _with_one_more(Tape(), usual, kinds, reading):
         run = _counted(scenario, replace(plot, tape=tape), found)
         if pairs:
@@ -230,5 +234,5 @@ def _with_one_more(tape: Tape, run: Run, kinds: Sequence[Fault], reading: Collec
     for number in range(first, len(run.trace)):
         same = SAME_WHEN_READING if run.trace[number][1] in reading else {}
         for kind in kinds:
-            if same.get(kind) not in kinds:
+            if same.get(kind) not in kinds and fits(kind, run.trace[number][1]):
                 yield Tape({**tape.faults, number: kind}, tape.order, tape.skews)

@@ -9,12 +9,14 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from outlast.errors import Conflict, Unavailable
-from outlast.ports import Address, Changes, Delivery, Engine, Receipt, Statements, Stored, Work
-from outlast.testing.backstage import Ticket, Turnstile
+from outlast.ports import OUTBOX, Address, Changes, Delivery, Engine, Receipt, Statements, Stored, Work
 from outlast.testing.invariants import Books
-from outlast.testing.tape import RECEIVING, Dice, Fault
+from outlast.testing.tape import PUBLISHING, RECEIVING, Dice, Fault, fits
+from outlast.testing.turnstile import Ticket, Turnstile
 
 T = TypeVar("T")
+
+OF_BROKERS = ("cut", "outage", "refusal")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +36,10 @@ class Faults:
     """The share of choices between processes that are made at random instead of in order."""
     skew_seconds: int = 0
     """How far the clocks of processes are off at most."""
+    cut: float = 0.0
+    outage: float = 0.0
+    refusal: float = 0.0
+    """In a world that has a broker: lost connections, a broker that is away, and one that does not take messages in."""
 
     @classmethod
     def swarm(cls, seed: int) -> Faults:
@@ -43,14 +49,17 @@ class Faults:
         if dice.throw() < 0.25:
             return cls(**rates)
         for item in fields(cls):
-            if item.name not in ("shuffle", "skew_seconds") and dice.throw() < 0.5:
+            if item.name not in ("shuffle", "skew_seconds", *OF_BROKERS) and dice.throw() < 0.5:
                 rates[item.name] = dice.throw() ** 2 * 0.06
         if dice.throw() < 0.25:
             rates["skew_seconds"] = 1 + dice.below(120)
+        for name in OF_BROKERS:
+            if dice.throw() < 0.5:
+                rates[name] = dice.throw() ** 2 * 0.06
         return cls(**rates)
 
-    def rates(self, is_receiving: bool) -> Sequence[tuple[float, Fault]]:
-        """The rate of each fault that this kind of effect can have."""
+    def rates(self, effect: str, *, has_broker: bool) -> Sequence[tuple[float, Fault]]:
+        """The rate of each fault that this effect can have."""
         found: list[tuple[float, Fault]] = [
             (self.crash / 2, Fault.CRASH_BEFORE),
             (self.crash / 2, Fault.CRASH_AFTER),
@@ -61,9 +70,11 @@ class Faults:
             (self.deaf, Fault.DEAF),
             (self.away / 20, Fault.AWAY),
         ]
-        if is_receiving:
-            found += zip((self.duplicate, self.reorder, self.partial), RECEIVING, strict=True)
-        return [(rate, fault) for rate, fault in found if rate]
+        found += zip((self.duplicate, self.reorder, self.partial), RECEIVING, strict=True)
+        if has_broker:
+            found += [(self.cut, Fault.CUT), (self.outage / 10, Fault.OUTAGE)]
+            found += [(self.refusal, fault) for fault in PUBLISHING]
+        return [(rate, fault) for rate, fault in found if rate and fits(fault, effect)]
 
     def calm(self) -> Faults:
         """The same clocks and order, and nothing that fails."""
@@ -155,6 +166,9 @@ class FaultyEngine:
     async def close(self) -> None:
         await self.inner.close()
 
+    def wake(self) -> None:
+        """What the engine's own polls would do, which are rare here."""
+
     async def _enter(self, turnstile: Turnstile) -> Ticket:
         return await turnstile.enter(self.vessel, is_patient=self.vessel.is_patient)
 
@@ -180,7 +194,7 @@ class FaultyWork:
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
         fresh = await self.vessel.effect("first sight", lambda: self.inner.first_sight(deliveries))
-        for delivery in deliveries:
+        for delivery in deliveries if self.service != OUTBOX else ():
             if delivery.receipt not in fresh:
                 self.engine.books.seen["stale claim refused" if delivery.count else "duplicate dropped"] += 1
         return fresh

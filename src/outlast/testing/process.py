@@ -19,7 +19,7 @@ from outlast.runtime.service import Service
 from outlast.signals import Signal
 from outlast.testing.faults import FaultyEngine
 from outlast.testing.loop import OWNER, VirtualLoop
-from outlast.testing.tape import Dice, Fault
+from outlast.testing.tape import BROKEN_BROKERS, Dice, Fault
 from outlast.worker import Worker
 
 T = TypeVar("T")
@@ -100,6 +100,10 @@ class Theatre(Protocol):
         """A process is handed over these deliveries, or a share of them."""
         ...
 
+    def befall(self, process: Process, fault: Fault) -> None:
+        """Something happens to the broker, or to the way there."""
+        ...
+
     def note(self, process: Process | None, text: str) -> None:
         """Adds a line to the story."""
         ...
@@ -122,6 +126,7 @@ class Process:
         self.engine: FaultyEngine | None = None
         self.worker: Worker | None = None
         self._fault: Fault | None = None
+        self._started = asyncio.Event()
         self._deaf_until = -1.0
         self._wakes: list[Callable[[], None]] = []
 
@@ -158,6 +163,7 @@ class Process:
             self.theatre.failed(self, error)
             return
         self.is_ready = True
+        self._started.set()
         try:
             await self.worker.failed()
         except Exception as error:  # a worker that ends by itself is what the simulation looks for
@@ -169,6 +175,7 @@ class Process:
         async def stop() -> None:
             assert self.worker is not None
             assert self.engine is not None
+            await self._started.wait()  # a signal that comes before is heard only then
             self.is_ready = False
             await self.worker.stop()
             await self.engine.close()
@@ -182,6 +189,8 @@ class Process:
         """What a poll would do."""
         for notify in self._wakes:
             notify()
+        if self.engine is not None:
+            self.engine.wake()
 
     async def effect(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         fault = self._fault = await self.theatre.stand(self, name)
@@ -198,6 +207,8 @@ class Process:
                 await asyncio.sleep(DELAY_SECONDS)
             case Fault.DEAF:
                 self._deaf_until = self.theatre.loop.time() + POLL.total_seconds()
+            case _ if fault in BROKEN_BROKERS:
+                self.theatre.befall(self, fault)
             case _:
                 pass
         result = await call()

@@ -15,6 +15,7 @@ from outlast.core.workflow import Workflow
 from outlast.errors import Misuse
 from outlast.ports import Address, Changes, DeadLetter
 from outlast.runtime.service import Service
+from outlast.testing.broker import SimulatedBroker
 from outlast.testing.faults import Faults
 from outlast.testing.loop import Stuck
 from outlast.testing.process import RESTART_SECONDS
@@ -115,6 +116,15 @@ class Simulation:
     def now(self) -> datetime:
         """Virtual time. It begins on 1 January 2030."""
         return self.stage.world.now()
+
+    @property
+    def broker(self) -> SimulatedBroker:
+        """The simulated broker: `sim.broker.down(for_=timedelta(days=1))`. Only of an engine that has one."""
+        if self.stage.broker is None:
+            raise Misuse(f"a simulation on {self.plot.engine!r} has no broker. Use engine='rabbitmq' or 'nats'.")
+        self.stage.books.is_calm = False
+        self.stage.is_disturbed = True
+        return self.stage.broker
 
     @property
     def tape(self) -> Tape:

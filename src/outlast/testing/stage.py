@@ -7,20 +7,23 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from outlast.errors import Misuse
-from outlast.ports import Changes, Delivery
+from outlast.ports import OUTBOX, Changes, Delivery
 from outlast.runtime.context import Context
 from outlast.runtime.service import Service
 from outlast.signals import Signal, Turned
 from outlast.testing.backstage import Backstage, MemoryBackstage, SqliteBackstage
-from outlast.testing.faults import Faults, FaultyEngine
+from outlast.testing.broker import KINDS
+from outlast.testing.brokered import BrokerBackstage
+from outlast.testing.faults import Faults
 from outlast.testing.invariants import Books, short
 from outlast.testing.loop import Owner, VirtualLoop
 from outlast.testing.orders import Choice
 from outlast.testing.process import LEASE, POLL, Process, SimulatedWorld
-from outlast.testing.tape import RECEIVING, Dice, Fault, Tape
+from outlast.testing.tape import Dice, Fault, Tape, fits
 from outlast.testing.telling import Line
 
 T = TypeVar("T")
@@ -29,8 +32,20 @@ NEVER_FAILS = Faults()
 NO_TAPE = Tape()
 OUTLIVING_CLAIMS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.AWAY, Fault.PAUSE)
 """Faults after which others may take what a process had claimed."""
+HARMLESS = (Fault.DELAY, Fault.DEAF, Fault.REORDER, Fault.PARTIAL)
+"""Faults after which a broker hands nothing over again."""
+SILENCE_SECONDS = 60.0
+"""So long after it was heard of for the last time a process is given up by a broker."""
 EFFECTS_IN_VAIN = 3_000
 """So many effects without a commit that changes anything are an endless loop."""
+
+
+ENGINES: Mapping[str, Callable[[], Backstage]] = {
+    "memory": MemoryBackstage,
+    "sqlite": SqliteBackstage,
+    **{kind: partial(BrokerBackstage, kind) for kind in KINDS},
+}
+"""What a simulated world can stand on."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,8 +97,8 @@ class Stage:
     """Runs the processes of a plot. Everything that happens in them passes through `stand`."""
 
     def __init__(self, plot: Plot) -> None:
-        if plot.engine not in ("memory", "sqlite"):
-            raise Misuse(f"a simulation was given the engine {plot.engine!r}. It has 'memory' and 'sqlite'.")
+        if plot.engine not in ENGINES:
+            raise Misuse(f"a simulation was given the engine {plot.engine!r}. It has {', '.join(ENGINES)}.")
         self.plot = plot
         self.services = {service.name: service for service in plot.services}
         self.topics: Mapping[str, list[str]] = {s.name: s.routes.topics for s in plot.services}
@@ -107,7 +122,7 @@ class Stage:
         self.pending = 0
         """What will still happen from outside: restarts, processes that go on."""
         self._is_random = plot.faults != NEVER_FAILS
-        self._rates = {receives: plot.faults.rates(is_receiving=receives) for receives in (False, True)}
+        self._rates: dict[str, Sequence[tuple[float, Fault]]] = {}
         self._dice = Dice(plot.seed)
         self._world_dice = Dice(plot.seed + 1)
         self._ids = 0
@@ -119,10 +134,12 @@ class Stage:
         self.loop = VirtualLoop(self._choose, self._is_quiet)
         skew = max([plot.faults.skew_seconds, *map(abs, plot.tape.skews.values())])
         self.books = Books(self._subscribers, skew=timedelta(seconds=skew))
-        self.backstage: Backstage = MemoryBackstage() if plot.engine == "memory" else SqliteBackstage()
+        self.backstage: Backstage = ENGINES[plot.engine]()
+        self.broker = self.backstage.broker if isinstance(self.backstage, BrokerBackstage) else None
+        if self.broker is not None:
+            self.broker.loop, self.broker.later = self.loop, self.outside
         self.world = SimulatedWorld(self.loop, self._new_id, self._world_dice)
-        inner = self.backstage.connect(self.world)
-        self.engine = FaultyEngine(inner, Outside(self), self.books, self.backstage.turnstile)
+        self.engine = self.backstage.engine(self.world, Outside(self), self.books)
 
     @property
     def met(self) -> Tape:
@@ -135,8 +152,7 @@ class Stage:
             raise Misuse("this simulation is closed. Make a new one for another run.")
         if not self.is_started:
             self.is_started = True
-            for name, topics in self.topics.items():
-                self.loop.run_until_complete(self.engine.inner.declare(name, topics))
+            self.loop.run_until_complete(self.backstage.prepare(self.engine.inner, self.topics))
             for name in self.services:
                 for _ in range(self.workers_of(name)):
                     self.begin(name)
@@ -171,16 +187,21 @@ class Stage:
             self.faults_met[number] = fault
             self.books.is_calm = False
             self.note(process, f"{str(fault).upper()} at {effect} (effect {number})")
-            if fault in OUTLIVING_CLAIMS:
+            if fault in OUTLIVING_CLAIMS or (self.broker is not None and fault not in HARMLESS):
                 self.is_disturbed = True
+            if fault is Fault.PAUSE:
+                self.outside(SILENCE_SECONDS, self.backstage.silent, process.engine and process.engine.inner)
         return fault
 
     def _fault_at(self, number: int, effect: str) -> Fault | None:
         if not self._is_random:
             fault = self.plot.tape.faults.get(number)
-            return fault if effect == "receive" or fault not in RECEIVING else None
+            return fault if fault is not None and fits(fault, effect) else None
+        rates = self._rates.get(effect)
+        if rates is None:
+            rates = self._rates[effect] = self.plot.faults.rates(effect, has_broker=self.broker is not None)
         rest = self._dice.throw()
-        for rate, fault in self._rates[effect == "receive"]:
+        for rate, fault in rates:
             rest -= rate
             if rest < 0:
                 return fault
@@ -252,7 +273,15 @@ class Stage:
                     f"{context.attempt}, though no process had died or stood still",
                 )
 
+    def befall(self, process: Process, fault: Fault) -> None:
+        assert process.engine is not None
+        self.backstage.befall(process.engine.inner, fault)
+
     def wrote(self, process: Any, service: str, changes: Changes) -> None:
+        if service == OUTBOX:  # what is in there has been sent, and is on its way
+            if changes.handled:
+                self._progress_at = len(self.trace)
+            return
         if changes != Changes(renewed=changes.renewed, claimed_until=changes.claimed_until):
             self.lines.append(Line(self.loop.time(), process.name, changes))
         self.written.add(len(self.trace) - 1)
@@ -294,7 +323,7 @@ class Stage:
         self.processes.append(process)
         if generation > self.workers_of(name):
             self.note(process, "starts")
-        engine = FaultyEngine(self.backstage.connect(world), process, self.books, self.backstage.turnstile)
+        engine = self.backstage.engine(world, process, self.books)
         process.start(engine, batch=self.plot.batch, overrides=self.plot.overrides)
 
     def _skew(self, number: int) -> int:

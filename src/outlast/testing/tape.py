@@ -40,12 +40,31 @@ class Fault(StrEnum):
     """Notifications do not reach this process until its next poll."""
     AWAY = "away"
     """The process dies, and its service is away for hours."""
+    CUT = "cut"
+    """The connection of this process to the broker is lost, and a new one is made soon."""
+    OUTAGE = "outage"
+    """The broker is away for some time. It keeps its messages."""
+    HALF = "half"
+    """The connection is lost when the broker has one half of what is published, and has confirmed nothing."""
+    REFUSED = "refused"
+    """The broker takes one half of what is published, and refuses the other."""
+    BLOCKED = "blocked"
+    """The broker takes nothing in for some time, and goes on handing over."""
 
 
 CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
 ERRORS = (Fault.ERROR_BEFORE, Fault.ERROR_AFTER)
 RECEIVING = (Fault.DUPLICATE, Fault.REORDER, Fault.PARTIAL)
 """Faults that only an effect that receives messages can have."""
+PUBLISHING = (Fault.HALF, Fault.REFUSED, Fault.BLOCKED)
+"""Faults that only an effect that publishes messages can have."""
+BROKEN_BROKERS = (Fault.CUT, Fault.OUTAGE, *PUBLISHING)
+"""Faults of a world that has a broker."""
+
+
+def fits(fault: Fault, effect: str) -> bool:
+    """Whether this effect can have this fault."""
+    return (effect == "receive" or fault not in RECEIVING) and (effect == "publish" or fault not in PUBLISHING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from outlast.adapters.broker.postman import LOOK, Postman
-from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray, handed_over
-from outlast.core.recovery import Patience
-from outlast.errors import Misuse, Unavailable
+from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray
+from outlast.errors import Conflict, Misuse, Unavailable
 from outlast.ports import (
     RELAY,
     REPLIES,
@@ -86,19 +87,47 @@ class BrokerEngine:
         arrivals = tray.waiting(limit)
         suspects = [arrival.id for arrival in arrivals if arrival.count >= DOUBTED_AFTER]
         tries = await self.store.tries(service, suspects) if suspects else dict[str, int]()
-        patience = Patience()
-        return [Delivery(a.id, a.packet, handed_over(a, tries, patience)) for a in arrivals]
+        return [Delivery(a.id, a.packet, tries.get(a.id, 0)) for a in arrivals]
+
+    async def count(self, service: str, deliveries: Sequence[Delivery]) -> None:
+        """Writes down, before it can happen, that this process may be killed by one of these."""
+        tray = self._trays.get(service)
+        untold = tray.untold(deliveries) if tray is not None else []
+        if tray is None or not untold:
+            return
+        work = await self.store.begin(service)
+        try:
+            await work.commit(Changes(claimed=[msgspec.structs.replace(d, count=1) for d in untold]))
+        except Conflict:  # one of them is handled already, which the turn will find out
+            await work.rollback()
+        except BaseException:
+            await work.rollback()
+            raise
+        tray.counted(untold)
 
     async def begin(self, service: str) -> BrokerWork:
         self.open()
-        return BrokerWork(await self.store.begin(service), self, service)
+        return BrokerWork(lambda: self.store.begin(service), self, service)
 
     async def begin_on(self, connection: Any) -> BrokerWork:
         """A transaction of the store on the caller's connection."""
-        if not isinstance(self.store, SharesConnection):
-            raise Misuse(f"{type(self.store).__name__} shares no connection. Use a store with a database.")
+        store = self.store
+        if not isinstance(store, SharesConnection):
+            raise Misuse(f"{type(store).__name__} shares no connection. Use a store with a database.")
         self.open()
-        return BrokerWork(await self.store.begin_on(connection), self, "")
+        work = BrokerWork(lambda: store.begin_on(connection), self, "")
+        await work.begin()
+        return work
+
+    def for_store(self, service: str, changes: Changes) -> Changes:
+        """What of the changes is the store's matter: a claim is not, for a broker keeps from others what it hands over.
+
+        Of what was handled it must know which was counted, to forget that.
+        """
+        tray = self._trays.get(service)
+        if tray is None or not (changes.claimed or changes.handled):
+            return changes
+        return msgspec.structs.replace(changes, claimed=[], handled=tray.with_counts(changes.handled))
 
     async def committed(self, service: str, changes: Changes) -> None:
         """Tells the tray and the broker what a turn has claimed, is still at, and has given back."""
@@ -188,25 +217,37 @@ class BrokerEngine:
 
 
 class BrokerWork:
-    """A transaction of the store, of which the broker is told what it must know when it is committed."""
+    """A transaction of the store, which begins when it is needed, and of which the broker is told what it must know."""
 
-    def __init__(self, inner: Work, engine: BrokerEngine, service: str) -> None:
-        self.inner = inner
+    def __init__(self, begin: Callable[[], Awaitable[Work]], engine: BrokerEngine, service: str) -> None:
         self.engine = engine
         self.service = service
+        self._begin = begin
+        self._inner: Work | None = None
+
+    async def begin(self) -> Work:
+        """The store's transaction."""
+        if self._inner is None:
+            self._inner = await self._begin()
+        return self._inner
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
-        return await self.inner.first_sight(deliveries)
+        if self._inner is None:
+            await self.engine.count(self.service, by_keeper(deliveries)[1])
+        return await (await self.begin()).first_sight(deliveries)
 
     async def load(self, addresses: Sequence[Address]) -> Mapping[Address, Stored]:
-        return await self.inner.load(addresses)
+        return await (await self.begin()).load(addresses)
 
-    def savepoint(self) -> AbstractAsyncContextManager[Statements | None]:
-        return self.inner.savepoint()
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncGenerator[Statements | None]:
+        async with (await self.begin()).savepoint() as statements:
+            yield statements
 
     async def commit(self, changes: Changes) -> None:
-        await self.inner.commit(changes)
+        await (await self.begin()).commit(self.engine.for_store(self.service, changes))
         await self.engine.committed(self.service, changes)
 
     async def rollback(self) -> None:
-        await self.inner.rollback()
+        if self._inner is not None:
+            await self._inner.rollback()

@@ -27,6 +27,8 @@ HELD = 1_000
 """More rows than this are not held in memory; they stay in the outbox until it is their turn."""
 LOOK = timedelta(seconds=1)
 """How often it looks for what others left behind."""
+TROUBLE_SECONDS = 2 * OUTBOX_LEASE.total_seconds()
+"""How long it tells of a failure: what failed is tried again before that, and fails again or is over."""
 PAUSE_SECONDS = 0.5
 """How long it leaves a broker alone that has just failed."""
 
@@ -41,8 +43,8 @@ class Postman:
         self.transport = transport
         self.store = store
         self.world = world
-        self.trouble = ""
-        """Why the last attempt failed; empty when it did not."""
+        self._trouble = ""
+        self._troubled_until = 0.0
         self._posted: list[Delivery] = []
         self._settled: list[Delivery] = []
         self._wake = asyncio.Event()
@@ -51,6 +53,13 @@ class Postman:
         self._look_seconds = look.total_seconds()
         self._look_at = 0.0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why an attempt failed a short while ago; empty when none did."""
+        if self._trouble and asyncio.get_running_loop().time() >= self._troubled_until:
+            self._trouble = ""
+        return self._trouble
 
     def post(self, row: Delivery) -> None:
         """A row of this process was committed; it is claimed for `OUTBOX_LEASE`."""
@@ -91,9 +100,8 @@ class Postman:
                 rows, self._posted = self._posted[:ROWS], self._posted[ROWS:]
                 if rows or self._settled:
                     await self._deliver(rows)
-                    self.trouble = ""
             except Exception as error:  # whatever it is, what is in the outbox must not wait for a restart
-                self.trouble = str(error) or repr(error)
+                self._trouble, self._troubled_until = str(error) or repr(error), loop.time() + TROUBLE_SECONDS
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             if not (self._posted or self._settled):
@@ -112,8 +120,6 @@ class Postman:
         self._posted += found
         if len(found) < ROWS:
             self._look_at = now + self._look_seconds
-            if not found and self.transport.can_publish:
-                self.trouble = ""
 
     async def _deliver(self, rows: Sequence[Delivery]) -> None:
         """Publishes these rows, while those that were published before are deleted."""
@@ -160,14 +166,7 @@ class Postman:
                 await self.transport.publish([parcel])
             except Misuse as error:
                 dead.append(self._dead_letter(parcel, error))
-        if dead:
-            work = await self.store.begin("")
-            try:
-                await work.commit(Changes(dead=dead))
-            except BaseException:
-                await work.rollback()
-                raise
-        self._settled.append(row)
+        await self._delete([row], dead)
 
     def _dead_letter(self, parcel: Parcel, error: Misuse) -> DeadLetter:
         envelope = open_packet(parcel.packet)
@@ -202,12 +201,14 @@ class Postman:
             raise
         return [Delivery(row.receipt, row.packet, row.count + 1) for row in ours]
 
-    async def _delete(self, rows: Sequence[Delivery]) -> None:
+    async def _delete(self, rows: Sequence[Delivery], dead: Sequence[DeadLetter] = ()) -> None:
+        """Deletes rows, and sets aside in the same transaction what was in them."""
         work = await self.store.begin(OUTBOX)
         try:
             # Those that were claimed anew meanwhile are another's, who publishes them once more and deletes them.
             fresh = await work.first_sight(rows)
-            await work.commit(Changes(handled=[row for row in rows if row.receipt in fresh]))
+            handled = [row for row in rows if row.receipt in fresh]
+            await work.commit(Changes(handled=handled, dead=list(dead) if handled else []))
         except (Conflict, Unavailable):
             await work.rollback()
         except BaseException:

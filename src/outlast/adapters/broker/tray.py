@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from outlast.core.recovery import Patience
+import msgspec
+
 from outlast.ports import Arrival, Delivery
 
-DOUBTED_AFTER = 4
-"""A broker counts what it handed over, tried or not. Only so much of it makes a message a suspect whose tries count."""
-ALONE_AFTER = 6
+DOUBTED_AFTER = 3
+"""What was handed over so often may be what kills its process: from then on it is counted how often it is tried.
+
+A broker counts all that was on its way when a connection was lost or a process died, tried or not, so its own count
+says no more than that.
+"""
 
 
 class Tray:
@@ -22,6 +26,7 @@ class Tray:
         self._waiting: dict[str, Arrival] = {}
         self._claimed: dict[str, Arrival] = {}
         self._tags: dict[str, list[Any]] = {}
+        self._counted: set[str] = set()
 
     def put(self, arrivals: Sequence[Arrival]) -> None:
         """Adds arrivals, and tells those who listen."""
@@ -41,6 +46,29 @@ class Tray:
         """What is not claimed, in the order in which it came."""
         return list(islice(self._waiting.values(), limit))
 
+    def untold(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those that this process is about to try for the first time, and that may be what kills it."""
+        waiting = self._waiting
+        return [
+            delivery
+            for delivery in deliveries
+            if (arrival := waiting.get(str(delivery.receipt))) is not None
+            and arrival.count >= DOUBTED_AFTER
+            and arrival.id not in self._counted
+        ]
+
+    def counted(self, deliveries: Sequence[Delivery]) -> None:
+        """It is written down that this process tries these."""
+        self._counted.update(str(delivery.receipt) for delivery in deliveries)
+
+    def with_counts(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """The same, those with a count that were counted."""
+        if not self._counted:
+            return deliveries
+        return [
+            msgspec.structs.replace(d, count=max(d.count, 1)) if d.receipt in self._counted else d for d in deliveries
+        ]
+
     def claim(self, deliveries: Sequence[Delivery]) -> None:
         """These are being handled outside of a turn, and wait no longer."""
         for delivery in deliveries:
@@ -59,16 +87,5 @@ class Tray:
     def _drop(self, id: str) -> list[Any]:
         self._waiting.pop(id, None)
         self._claimed.pop(id, None)
+        self._counted.discard(id)
         return self._tags.pop(id, [])
-
-
-def handed_over(arrival: Arrival, tries: Mapping[str, int], patience: Patience) -> int:
-    """How often a message was handed over and tried, as the runtime is to see it.
-
-    What a broker counts says little: a lost connection counts all that was on its way. So it only decides from when
-    on the store counts each try; see `Store.tries`.
-    """
-    if arrival.count < DOUBTED_AFTER:
-        return 0
-    since = patience.few_after if arrival.count < ALONE_AFTER else patience.alone_after
-    return since + tries.get(arrival.id, 0)

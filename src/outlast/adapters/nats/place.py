@@ -12,7 +12,7 @@ from outlast.errors import BadUrl
 OPTIONS = ("prefix", "replicas", "ack_wait", "publish_timeout", "creds", "token", "ca", "certificate", "key")
 EXAMPLE = (
     "Write nats://host:4222, nats://user:password@host1,host2 or tls://host, with any of the options "
-    f"{', '.join(OPTIONS)} as in ?prefix=shop&ack_wait=30."
+    f"{', '.join(OPTIONS)} as in ?prefix=shop&ack_wait=10."
 )
 
 
@@ -37,7 +37,7 @@ class Place:
     """What the names of our streams and subjects begin with."""
     replicas: int | None = None
     """How many servers keep each message; `None`: one, or what the streams have already."""
-    ack_wait_seconds: float = 30.0
+    ack_wait_seconds: float = 10.0
     """How long the server waits for a word about a message before it hands it to another."""
     publish_timeout_seconds: float = 10.0
 
@@ -93,7 +93,7 @@ def _read(url: str) -> Place:
         key=options.get("key", ""),
         prefix=_prefix(options.get("prefix", "outlast")),
         replicas=_replicas(replicas) if replicas is not None else None,
-        ack_wait_seconds=_seconds("ack_wait", options.get("ack_wait", "30")),
+        ack_wait_seconds=_seconds("ack_wait", options.get("ack_wait", "10")),
         publish_timeout_seconds=_seconds("publish_timeout", options.get("publish_timeout", "10")),
     )
 

@@ -19,7 +19,7 @@ from outlast.adapters.rabbitmq.frames import DELIVER, METHOD
 from outlast.adapters.rabbitmq.settings import Host, Settings
 
 CLOSE_SECONDS = 3.0
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 5.0
 
 _pika_log = logging.getLogger("pika")
 if _pika_log.level == logging.NOTSET:
@@ -180,13 +180,18 @@ async def connect(settings: Settings, host: Host) -> Wire:
     """An open connection to this host. Raises `ChannelLost` with the reason if there is none to be had."""
     wire = Wire(settings, host)
     try:
-        await asyncio.wait([wire.opened])
+        await asyncio.wait([wire.opened], timeout=CONNECT_SECONDS)
     except BaseException:
         wire.abort(AMQPError("not wanted any more"))
         await asyncio.wait([wire.ended], timeout=CLOSE_SECONDS)
         raise
     if wire.ended.done():
         raise ChannelLost(0, wire.ended.result())
+    if not wire.opened.done():
+        # A connection that is reset while it is made may never be told of.
+        wire.abort(AMQPError("it does not answer"))
+        await asyncio.wait([wire.ended], timeout=CLOSE_SECONDS)
+        raise ChannelLost(0, f"it does not answer within {CONNECT_SECONDS:g} s")
     return wire
 
 

@@ -128,7 +128,7 @@ class LetterContract(Contract):
 
     @promise()
     async def test_a_reply_is_given_once(self, rig: Rig) -> None:
-        """P15"""
+        """P15, RR-01: to who asked, and to no other request."""
         other = rig.open()
         await rig.engine.declare("shop", ["paid"])
         assert await rig.engine.reply("request") is None

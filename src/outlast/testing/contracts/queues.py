@@ -262,7 +262,7 @@ class QueueContract(Contract):
 
     @promise()
     async def test_an_event_goes_to_every_service_that_declared_its_topic(self, rig: Rig) -> None:
-        """TR-25, OB-10, PS-01"""
+        """TR-25, OB-10, PS-01, PS-15: and to nobody when nobody did."""
         await rig.engine.declare("shop", ["placed", "paid"])
         await rig.engine.declare("bank", ["placed"])
 
@@ -287,7 +287,7 @@ class QueueContract(Contract):
 
     @promise()
     async def test_a_command_to_a_service_that_was_never_up_is_kept(self, rig: Rig) -> None:
-        """PS-03: nothing vanishes."""
+        """P2: nothing vanishes."""
         await rig.send("shop", b"1")
 
         await rig.engine.declare("shop", [])

@@ -22,6 +22,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 STORED = DOCS / "performance.json"
 NAMES = {"sqlite": "SQLite", "postgres": "PostgreSQL", "rabbitmq": "RabbitMQ", "nats": "NATS JetStream"}
 SHOWN = ("fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers", "max_wal_size")
+QUIET = 0.2
+"""So much of a core may be other programs' before a figure is said to be disturbed."""
 GOALS = {"limit": (1 / 3, 1 / 2), "peer": (5, 10), "scaling": (1.4, 2)}
 """What each ratio must be, and what it should be."""
 
@@ -55,7 +57,8 @@ def settings(stand: Stand) -> Figures:
 async def nats_version(url: str) -> str:
     connection = await nats.connect(url)
     try:
-        return str(connection.connected_server_version)
+        version = connection.connected_server_version
+        return f"{version.major}.{version.minor}.{version.patch}"
     finally:
         await connection.close()
 
@@ -133,6 +136,10 @@ def section(engine: str, figures: Figures) -> str:
 def notes(figures: Figures) -> list[str]:
     """What does not fit into the table of rates, which are orders per second."""
     lines: list[str] = []
+    disturbed = {name: part["others_cores"] for name, part in figures.items() if part.get("others_cores", 0) > QUIET}
+    if disturbed:
+        told = ", ".join(f"{cores:g} during {name}" for name, cores in disturbed.items())
+        lines.append(f"* **the machine was not quiet**: other programs kept so many cores busy: {told}")
     if "scaling" in figures:
         scaling = figures["scaling"]
         one, two = scaling["one_process"], scaling["two_processes"]

@@ -88,8 +88,9 @@ class Postman:
                     await self._is_idle.wait()
             except TimeoutError:
                 pass
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        while not self._task.done():  # a library in between may have taken the first for its own
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=1)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -174,8 +174,9 @@ class NatsTransport:
                 await session.round_trip()
         self._services.clear()
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            while not task.done():  # a library in between may have taken the first for its own
+                task.cancel()
+                await asyncio.wait([task], timeout=1)
         if self._latest is not None:
             await self._latest.end()  # once more: the task may have been in the middle of it
 

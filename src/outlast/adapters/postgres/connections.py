@@ -10,6 +10,7 @@ import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from weakref import WeakSet
 
 from outlast.adapters.postgres.statements import refuse_ending
 from outlast.adapters.postgres.trouble import explained
@@ -122,6 +123,14 @@ class Server:
         self._pause = 0.0
         self._silent_until = 0.0
         self._failure: Unavailable | None = None
+        self._opened: WeakSet[OwnConnection] = WeakSet()
+
+    def end(self) -> None:
+        """Closes every connection that is still open, whoever was about to use it."""
+        for connection in list(self._opened):
+            if not connection.is_closed():
+                connection.is_lent = False
+                connection.terminate()
 
     @property
     def trouble(self) -> str:
@@ -147,10 +156,19 @@ class Server:
         return connection
 
     async def _open(self, settings: Mapping[str, str]) -> OwnConnection:
+        opened = self._opened
+
+        class Noted(OwnConnection):
+            """Known from its first moment, so that none is left behind when its opening is cancelled."""
+
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                opened.add(self)
+
         opening: asyncio.Task[OwnConnection] = asyncio.get_running_loop().create_task(
             asyncpg.connect(
                 self._dsn,
-                connection_class=OwnConnection,
+                connection_class=Noted,
                 timeout=CONNECT_SECONDS,
                 statement_cache_size=512,
                 max_cached_statement_lifetime=0,
@@ -163,9 +181,9 @@ class Server:
             # Half a connection cannot be closed without a complaint of the driver, so it is let become a whole one.
             await asyncio.wait([opening], timeout=1)
             opening.cancel()
-            for opened in await asyncio.gather(opening, return_exceptions=True):
-                if isinstance(opened, OwnConnection):
-                    opened.terminate()
+            for found in await asyncio.gather(opening, return_exceptions=True):
+                if isinstance(found, OwnConnection):
+                    found.terminate()
             raise
 
     def _failed(self, error: Exception) -> OutlastError:

@@ -343,4 +343,5 @@ class PostgresEngine:
         await self._listening.close()
         await self._turns.close()
         await self.own.close()
+        self._server.end()
         await asyncio.sleep(0)  # lets what the driver had to break off end

@@ -76,8 +76,9 @@ class Link:
         """Ends the connection, and makes no other."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        while not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=1)
         if self.wire is not None and not self.wire.ended.done():
             await self.wire.end()
         self.wire = None

@@ -185,15 +185,18 @@ async def test_a_server_that_refuses_is_waited_for(postgres_database: str, setti
         value = "on" if "read_only" in setting else "1"
         await seen.execute(f'ALTER DATABASE "{name}" SET {setting} = {value}')
         await cut_all(seen)
+        told = 0
         async with Client(postgres_database) as client:
             for _ in range(20):
                 try:
                     await client.send(Book(number=2), id="two")
                 except Unavailable:
+                    told += 1
                     await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
         refused = [signal for signal in system.signals if isinstance(signal, Interrupted)]
-        assert refused
+        # Whoever gets that far first: the client that sends, or the worker that has its message.
+        assert told or refused
         assert len(refused) < 60
 
         await seen.execute("SET default_transaction_read_only = off")

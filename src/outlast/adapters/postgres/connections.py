@@ -112,6 +112,17 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]  # the driver has
             )
 
 
+def noted_in(opened: WeakSet[OwnConnection]) -> type[OwnConnection]:
+    """Connections that are known from their first moment, so that none is left when its opening is cancelled."""
+
+    class Noted(OwnConnection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            opened.add(self)
+
+    return Noted
+
+
 class Server:
     """Where the database is, and how connections to it are opened: with pauses after failures, told by one error."""
 
@@ -124,6 +135,7 @@ class Server:
         self._silent_until = 0.0
         self._failure: Unavailable | None = None
         self._opened: WeakSet[OwnConnection] = WeakSet()
+        self._kind = noted_in(self._opened)
 
     def end(self) -> None:
         """Closes every connection that is still open, whoever was about to use it."""
@@ -156,19 +168,10 @@ class Server:
         return connection
 
     async def _open(self, settings: Mapping[str, str]) -> OwnConnection:
-        opened = self._opened
-
-        class Noted(OwnConnection):
-            """Known from its first moment, so that none is left behind when its opening is cancelled."""
-
-            def __init__(self, *arguments: Any, **options: Any) -> None:
-                super().__init__(*arguments, **options)
-                opened.add(self)
-
         opening: asyncio.Task[OwnConnection] = asyncio.get_running_loop().create_task(
             asyncpg.connect(
                 self._dsn,
-                connection_class=Noted,
+                connection_class=self._kind,
                 timeout=CONNECT_SECONDS,
                 statement_cache_size=512,
                 max_cached_statement_lifetime=0,

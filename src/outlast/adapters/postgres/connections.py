@@ -224,6 +224,11 @@ class Places:
             self._free.release()
             raise
 
+    @property
+    def is_full(self) -> bool:
+        """Whether who takes one now has to wait."""
+        return self._free.locked()
+
     async def _wait_for_place(self) -> None:
         if not self._free.locked():
             await self._free.acquire()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from outlast.adapters.postgres.bell import Errands, Listening
 from outlast.adapters.postgres.callers import IDENTITY, check_schema, session_on
 from outlast.adapters.postgres.connections import OwnConnection, Places, Server, asyncpg
 from outlast.adapters.postgres.inspector import PostgresInspector
+from outlast.adapters.postgres.intake import Intake
 from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.relaying import deliver_due, expire_stashes, return_stashes
 from outlast.adapters.postgres.schema import micros, moment, prepare, read, script, within, written
@@ -24,11 +24,6 @@ from outlast.adapters.postgres.work import PostgresWork
 from outlast.errors import Unavailable
 from outlast.ports import Changes, Delivery, Posted, Receipt, World
 
-HELD_SECONDS = 0.05
-"""How long what `receive` found is kept from others, for a turn to begin."""
-HELD_SECONDS_EMPTY = 0.005
-LOOK_BACK_SECONDS = 1.0
-"""How long at most a message waits that was committed after one with a higher number."""
 DEATHS_SECONDS = 1.0
 TRUST_SECONDS = 5.0
 """When our own connection was lost, others have probably lost theirs: so long they are not taken for dead."""
@@ -37,10 +32,6 @@ AGAIN = timedelta(milliseconds=50)
 OWN_PLACES = 4
 """Connections beside those of turns: for the relay, for rings and notes, for looking into things."""
 
-_TAKE = """
-    SELECT id, packet, count FROM outlast.messages
-    WHERE queue = $1 AND id > $2 AND (claimed_until IS NULL OR claimed_until <= $3)
-    ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED"""
 _NEXT = "SELECT (SELECT min(due) FROM outlast.dated), (SELECT min(until) FROM outlast.stash)"
 _REPLY = "DELETE FROM outlast.replies WHERE request = $1 RETURNING packet"
 _TOPICS_OFF = "DELETE FROM outlast.topics WHERE queue = $1 AND topic <> ALL($2::text[])"
@@ -53,23 +44,6 @@ _AT_WORK = """
     INSERT INTO outlast.workers (number, queue, first, last) SELECT $1, unnest($2::integer[]), 1, 0
     ON CONFLICT DO NOTHING"""
 _STOPPED = "DELETE FROM outlast.workers WHERE number = $1"
-
-
-@dataclass(slots=True)
-class Pending:
-    """What `receive` found: the transaction in which it is locked, waiting for a turn to begin."""
-
-    session: OwnSession
-    locked: dict[Receipt, int]
-    timer: asyncio.TimerHandle | None = None
-
-
-@dataclass(slots=True)
-class Edge:
-    """Up to here a queue has nothing for us, as far as we know: what was deleted there is not walked over again."""
-
-    id: int = 0
-    valid_until: float = 0.0
 
 
 class PostgresEngine:
@@ -96,9 +70,7 @@ class PostgresEngine:
         self._listening = Listening(self._connect_ears, schema=schema, token=token, dice=world.dice)
         self._listening.on_return = self._came_back
         self._errands = Errands(self.own, schema=schema, token=token)
-        self._pending: dict[str, Pending] = {}
-        self._edges: dict[str, Edge] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._intake = Intake(self._turns, self.session, self.names, world, where=where)
         self._preparing = asyncio.Lock()
         self._is_prepared = False
         self._identity: Sequence[Any] = ()
@@ -134,67 +106,19 @@ class PostgresEngine:
         self.services[service] = queue
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
-        await self._let_go(self._pending.pop(service, None))
-        session = await self.session()
-        try:
-            with attempting("reading the queue", where=self.where):
-                rows = await self._take(session, service, limit)
-        except BaseException:
-            await session.rollback()
-            raise
-        pending = self._pending[service] = Pending(session, {id: count for id, _, count in rows})
-        held = HELD_SECONDS if rows else HELD_SECONDS_EMPTY
-        pending.timer = asyncio.get_running_loop().call_later(held, self._give_up, service, pending)
+        rows = await self._intake.receive(service, limit)
         if rows:
             self._note(service, [id for id, _, _ in rows])
         return [Delivery(id, packet, count) for id, packet, count in rows]
-
-    async def _take(self, session: OwnSession, service: str, limit: int) -> Sequence[Any]:
-        """Locks what is waiting, without waiting for what others have locked."""
-        await session.begin()
-        queue = (await Numbers(self.names, session).queues([service], make=False)).get(service)
-        if queue is None:
-            return []
-        clock = asyncio.get_running_loop().time()
-        edge = self._edges.setdefault(service, Edge())
-        if clock >= edge.valid_until:
-            edge.id, edge.valid_until = 0, clock + LOOK_BACK_SECONDS
-        sql, now = within(self.schema, _TAKE), micros(self.world.now())
-        rows = await session.fetch(sql, queue, edge.id, now, limit)
-        if not rows and edge.id:
-            edge.id = 0
-            rows = await session.fetch(sql, queue, edge.id, now, limit)
-        if rows:
-            edge.id = rows[0][0] - 1
-        return rows
-
-    def _give_up(self, service: str, pending: Pending) -> None:
-        """No turn has begun in time: others may have what was received."""
-        if self._pending.get(service) is pending:
-            del self._pending[service]
-            self._soon(self._let_go(pending))
-
-    async def _let_go(self, pending: Pending | None) -> None:
-        if pending is not None:
-            if pending.timer is not None:
-                pending.timer.cancel()
-            await pending.session.rollback()
-
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _note(self, service: str, ids: Sequence[int]) -> None:
         if self._listening.number is not None and service in self.services:
             self._errands.note(self._listening.number, self.services[service], ids)
 
     async def begin(self, service: str) -> PostgresWork:
-        pending = self._pending.pop(service, None)
+        pending = self._intake.begin(service)
         if pending is None:
             return self._work(await self.session(), service)
-        if pending.timer is not None:
-            pending.timer.cancel()
         return self._work(pending.session, service, pending.locked)
 
     async def begin_on(self, connection: Any) -> PostgresWork:
@@ -226,8 +150,8 @@ class PostgresEngine:
         )
 
     def _was_committed(self, service: str, changes: Changes, rung: set[str]) -> None:
-        if changes.released and service in self._edges:
-            self._edges[service].id = 0
+        if changes.released:
+            self._intake.look_back(service)
         if rung:
             self._listening.told(rung)
             self._errands.ring(rung)
@@ -332,10 +256,7 @@ class PostgresEngine:
         await self._errands.open()
 
     async def close(self) -> None:
-        while self._pending:
-            await self._let_go(self._pending.popitem()[1])
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._intake.close()
         await self._errands.close()
         if self._listening.number is not None:
             with suppress(Unavailable):  # then others find out that we are gone

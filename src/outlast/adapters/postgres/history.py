@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from outlast.adapters.postgres.schema import micros, moment
+from outlast.adapters.postgres.schema import array, micros, moment
 from outlast.ports import Entry, Receipt
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -42,13 +42,13 @@ class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
 _decode = msgspec.msgpack.Decoder(list[Line]).decode
 
 
-def row_of(entries: Sequence[Entry]) -> tuple[str, int, list[int], bytes]:
+def row_of(entries: Sequence[Entry]) -> tuple[str, int, str, bytes]:
     """The values of one turn's row."""
     marks = {_mark(entry.conversation) for entry in entries}
     marks |= {_mark(entry.key) for entry in entries if entry.key}
     lines = [(e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, e.packet) for e in entries]
     last = entries[-1]
-    return last.service, micros(last.at), list(marks), _encode(lines)
+    return last.service, micros(last.at), array(marks), _encode(lines)
 
 
 def _mark(name: str) -> int:

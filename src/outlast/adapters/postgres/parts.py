@@ -14,19 +14,19 @@ _PLACE = re.compile(r"\$(\d+)")
 
 PARTS = {
     "handled": """
-        DELETE FROM outlast.messages m USING unnest($1::bigint[], $2::integer[]) AS h (id, count)
+        DELETE FROM outlast.messages m USING unnest($1::text::bigint[], $2::text::integer[]) AS h (id, count)
         WHERE m.queue = $3::integer AND m.id = h.id AND m.count = h.count RETURNING 1""",
     "claimed": """
         UPDATE outlast.messages m SET count = m.count + 1, claimed_until = $4::bigint, owner = $5::bigint
-        FROM unnest($1::bigint[], $2::integer[]) AS c (id, count)
+        FROM unnest($1::text::bigint[], $2::text::integer[]) AS c (id, count)
         WHERE m.queue = $3::integer AND m.id = c.id AND m.count = c.count RETURNING 1""",
     "renewed": """
         UPDATE outlast.messages m SET claimed_until = $4::bigint
-        FROM unnest($1::bigint[], $2::integer[]) AS c (id, count)
+        FROM unnest($1::text::bigint[], $2::text::integer[]) AS c (id, count)
         WHERE m.queue = $3::integer AND m.id = c.id AND m.count = c.count RETURNING 1""",
     "released": """
         UPDATE outlast.messages m SET count = m.count - 1, claimed_until = NULL, owner = NULL
-        FROM unnest($1::bigint[], $2::integer[]) AS c (id, count)
+        FROM unnest($1::text::bigint[], $2::text::integer[]) AS c (id, count)
         WHERE m.queue = $3::integer AND m.id = c.id AND m.count = c.count RETURNING 1""",
     "seen": """
         INSERT INTO outlast.inbox (queue, id, at) SELECT $2::integer, id, $3::bigint FROM unnest($1::text[]) AS s (id)
@@ -41,34 +41,36 @@ PARTS = {
         INSERT INTO outlast.instances
             (workflow, version, done, started_at, changed_at, keep_until, key, conversation, state)
         SELECT s.workflow, 1, s.done, $7::bigint, $7::bigint, s.keep_until, s.key, s.conversation, s.state
-        FROM unnest($1::integer[], $2::text[], $3::boolean[], $4::text[], $5::bigint[], $6::bytea[])
+        FROM unnest($1::text::integer[], $2::text[], $3::text::boolean[], $4::text[], $5::text::bigint[], $6::bytea[])
             AS s (workflow, key, done, conversation, keep_until, state)
         ON CONFLICT DO NOTHING RETURNING 1""",
     "changed": """
         UPDATE outlast.instances i
         SET version = i.version + 1, done = s.done, changed_at = $7::bigint, keep_until = s.keep_until, state = s.state
-        FROM unnest($1::integer[], $2::text[], $3::integer[], $4::boolean[], $5::bigint[], $6::bytea[])
-            AS s (workflow, key, version, done, keep_until, state)
+        FROM unnest($1::text::integer[], $2::text[], $3::text::integer[], $4::text::boolean[], $5::text::bigint[],
+            $6::bytea[]) AS s (workflow, key, version, done, keep_until, state)
         WHERE i.key = s.key AND i.workflow = s.workflow AND i.version = s.version RETURNING 1""",
     "stashed": """
         INSERT INTO outlast.stash (workflow, at, until, key, packet)
         SELECT s.workflow, $5::bigint, s.until, s.key, s.packet
-        FROM unnest($1::integer[], $2::text[], $3::bigint[], $4::bytea[]) AS s (workflow, key, until, packet)
+        FROM unnest($1::text::integer[], $2::text[], $3::text::bigint[], $4::bytea[])
+            AS s (workflow, key, until, packet)
         WHERE NOT EXISTS (SELECT 1 FROM outlast.instances i WHERE i.key = s.key AND i.workflow = s.workflow)
         RETURNING 1""",
     "unstashed": """
-        DELETE FROM outlast.stash s USING unnest($1::integer[], $2::text[], $3::integer[]) AS b (workflow, key, queue)
+        DELETE FROM outlast.stash s
+        USING unnest($1::text::integer[], $2::text[], $3::text::integer[]) AS b (workflow, key, queue)
         WHERE (SELECT EXISTS (SELECT 1 FROM outlast.stash)) AND s.key = b.key AND s.workflow = b.workflow
         RETURNING s.id AS n, b.queue, s.packet""",
     "posted": """
         INSERT INTO outlast.messages (queue, packet)
         SELECT coalesce(p.queue, t.queue), p.packet
-        FROM unnest($1::integer[], $2::text[], $3::bytea[]) WITH ORDINALITY AS p (queue, topic, packet, n)
+        FROM unnest($1::text::integer[], $2::text[], $3::bytea[]) WITH ORDINALITY AS p (queue, topic, packet, n)
         LEFT JOIN outlast.topics t ON p.queue IS NULL AND t.topic = p.topic
         WHERE coalesce(p.queue, t.queue) IS NOT NULL ORDER BY p.n RETURNING queue""",
     "sent": """
         INSERT INTO outlast.messages (queue, packet)
-        SELECT p.queue, p.packet FROM unnest($1::integer[], $2::bytea[]) AS p (queue, packet) RETURNING queue""",
+        SELECT p.queue, p.packet FROM unnest($1::text::integer[], $2::bytea[]) AS p (queue, packet) RETURNING queue""",
     "returned": """
         INSERT INTO outlast.messages (queue, packet) SELECT queue, packet FROM unstashed ORDER BY n RETURNING queue""",
     "outboxed": """
@@ -76,11 +78,11 @@ PARTS = {
         VALUES ($1::integer, $2::bytea, 1, $3::bigint) RETURNING id""",
     "dated": """
         INSERT INTO outlast.dated (due, id, queue, topic, packet)
-        SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bytea[])
+        SELECT * FROM unnest($1::text::bigint[], $2::text[], $3::text[], $4::text[], $5::bytea[])
         ON CONFLICT (due, id) DO UPDATE SET queue = excluded.queue, topic = excluded.topic, packet = excluded.packet
         RETURNING 1""",
     "withdrawn": """
-        DELETE FROM outlast.dated d USING unnest($1::bigint[], $2::text[]) AS w (due, id)
+        DELETE FROM outlast.dated d USING unnest($1::text::bigint[], $2::text[]) AS w (due, id)
         WHERE d.due = w.due AND d.id = w.id RETURNING 1""",
     "replied": """
         INSERT INTO outlast.replies (request, at, packet) SELECT r.request, $3::bigint, r.packet
@@ -94,7 +96,7 @@ PARTS = {
         SELECT set_config('synchronous_commit', 'off', true)""",
     "history": """
         INSERT INTO outlast.history (service, at, marks, entries)
-        VALUES ($1::text, $2::bigint, $3::integer[], $4::bytea) RETURNING 1""",
+        VALUES ($1::text, $2::bigint, $3::text::integer[], $4::bytea) RETURNING 1""",
 }
 
 RINGING = frozenset({"posted", "sent", "returned"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -33,6 +33,7 @@ MIGRATIONS: Sequence[str] = (
         packet bytea NOT NULL,
         PRIMARY KEY (queue, id)
     ) WITH (
+        fillfactor = 50,                         -- room for a claim on the same page: then no index has to know
         autovacuum_vacuum_threshold = 10000,     -- rows live for a second: what is dead goes early and without pauses
         autovacuum_vacuum_scale_factor = 0,
         autovacuum_vacuum_cost_delay = 0,
@@ -238,6 +239,11 @@ def micros(at: datetime) -> int:
 def moment(stored: int) -> datetime:
     """The point in time that the tables have as this number."""
     return _EPOCH + timedelta(microseconds=stored)
+
+
+def array(values: Iterable[int | None]) -> str:
+    """Numbers as an array's text, to be cast by the statement: the driver would look at each of them several times."""
+    return f"{{{','.join([str(value) if value is not None else 'NULL' for value in values])}}}"
 
 
 def written(text: str) -> str:

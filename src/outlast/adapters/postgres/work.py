@@ -13,7 +13,7 @@ from outlast.adapters.postgres import history
 from outlast.adapters.postgres.connections import ANSWER_SECONDS, OWN_PLANS, USERS_PLANS
 from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.parts import PARTS, Parts
-from outlast.adapters.postgres.schema import micros, read, within, written
+from outlast.adapters.postgres.schema import array, micros, read, within, written
 from outlast.adapters.postgres.sessions import OwnSession, Session
 from outlast.adapters.postgres.statements import SAVEPOINT_NAME, PostgresStatements
 from outlast.adapters.postgres.trouble import attempting, chain, is_of_the_server, is_overruled
@@ -42,11 +42,12 @@ from outlast.ports import (
 _encode = msgspec.json.Encoder().encode
 _NONE = Changes()
 
-_OURS = "SELECT id, count FROM outlast.messages WHERE queue = $1 AND id = ANY($2::bigint[]) FOR UPDATE"
+_OURS = "SELECT id, count FROM outlast.messages WHERE queue = $1 AND id = ANY($2::text::bigint[]) FOR UPDATE"
 _OURS_IF_FREE = f"{_OURS} SKIP LOCKED"
 _SEEN = "SELECT id FROM outlast.inbox WHERE queue = $1 AND id = ANY($2::text[])"
 _LOAD = (
-    "SELECT i.workflow, i.key, i.version, i.done, i.state FROM unnest($1::integer[], $2::text[]) AS w (workflow, key) "
+    "SELECT i.workflow, i.key, i.version, i.done, i.state "
+    "FROM unnest($1::text::integer[], $2::text[]) AS w (workflow, key) "
     "JOIN outlast.instances i ON i.key = w.key AND i.workflow = w.workflow"
 )
 _NEW = (
@@ -122,7 +123,7 @@ class PostgresWork:
             claimed = {int(d.receipt) for d in asked if d.count > 0}
             for sql, some in ((_OURS_IF_FREE, [id for id in ids if id not in claimed]), (_OURS, sorted(claimed))):
                 if some:
-                    counts.update(await self.rows("looking for deliveries", sql, await self._queue(), some))
+                    counts.update(await self.rows("looking for deliveries", sql, await self._queue(), array(some)))
             mine |= {d.receipt for d in asked if counts.get(d.receipt) == d.count}
         if brought:
             ids_brought = [written(str(d.receipt)) for d in brought]
@@ -143,7 +144,9 @@ class PostgresWork:
                 wanted[number, written(address.key)] = address
         if not wanted:
             return {}
-        rows = await self._looked_up("loading instances", _LOAD, [n for n, _ in wanted], [key for _, key in wanted])
+        rows = await self._looked_up(
+            "loading instances", _LOAD, array(n for n, _ in wanted), [key for _, key in wanted]
+        )
         return {wanted[number, key]: Stored(state, version, done) for number, key, version, done, state in rows}
 
     @asynccontextmanager
@@ -217,7 +220,7 @@ class PostgresWork:
             await self.post(parts, [parcel for parcel in changes.parcels if not parcel.due or parcel.id not in gone])
         if changes.withdrawn:
             withdrawn = changes.withdrawn
-            parts.add("withdrawn", [micros(w.due) for w in withdrawn], [written(w.id) for w in withdrawn])
+            parts.add("withdrawn", array(micros(w.due) for w in withdrawn), [written(w.id) for w in withdrawn])
         self.bury(parts, changes.dead)
         if changes.history:
             parts.add("history", *history.row_of(changes.history))
@@ -277,7 +280,8 @@ class PostgresWork:
                 continue
             must = len(kept) if name in _REFUSED else None
             extra = {"claimed": (until, self._owner), "renewed": (until,)}.get(name, ())
-            parts.add(name, [id for id, _ in kept], [count for _, count in kept], queue, *extra, expects=must)
+            ids, counts = array(id for id, _ in kept), array(count for _, count in kept)
+            parts.add(name, ids, counts, queue, *extra, expects=must)
         if changes.released:
             self._rung.add(self.service)
         self._settle_brought(parts, changes, queue)
@@ -299,19 +303,19 @@ class PostgresWork:
         begun, changed = [s for s in ordered if s.version == 0], [s for s in ordered if s.version != 0]
         numbers = await self.numbers.workflows({(s.address.service, s.address.workflow) for s in saved}, make=True)
 
-        def columns(rows: Sequence[Saved]) -> tuple[list[int], list[str]]:
+        def columns(rows: Sequence[Saved]) -> tuple[str, list[str]]:
             addresses = [row.address for row in rows]
-            return [numbers[a.service, a.workflow] for a in addresses], [written(a.key) for a in addresses]
+            return array(numbers[a.service, a.workflow] for a in addresses), [written(a.key) for a in addresses]
 
-        def until(rows: Sequence[Saved]) -> list[int | None]:
-            return [micros(row.keep_until) if row.keep_until is not None else None for row in rows]
+        def until(rows: Sequence[Saved]) -> str:
+            return array(micros(row.keep_until) if row.keep_until is not None else None for row in rows)
 
         if begun:
-            done, conversations = [s.done for s in begun], [written(s.conversation) for s in begun]
+            done, conversations = array(s.done for s in begun), [written(s.conversation) for s in begun]
             states = [s.state for s in begun]
             parts.add("begun", *columns(begun), done, conversations, until(begun), states, self.now, expects=len(begun))
             queues = await self.numbers.queues({s.address.service for s in begun})
-            waiting = (*columns(begun), [queues[s.address.service] for s in begun])
+            waiting = (*columns(begun), array(queues[s.address.service] for s in begun))
             if self._posted is None:
                 parts.add("unstashed", *waiting)
                 parts.add("returned")
@@ -321,7 +325,7 @@ class PostgresWork:
                     Parcel(self.world.new_id(), packet, queue=self.service) for _, _, packet in sorted(rows)
                 ]
         if changed:
-            versions, done = [s.version for s in changed], [s.done for s in changed]
+            versions, done = array(s.version for s in changed), array(s.done for s in changed)
             states = [s.state for s in changed]
             parts.add(
                 "changed", *columns(changed), versions, done, until(changed), states, self.now, expects=len(changed)
@@ -331,9 +335,9 @@ class PostgresWork:
         numbers = await self.numbers.workflows({(s.address.service, s.address.workflow) for s in stashed}, make=True)
         parts.add(
             "stashed",
-            [numbers[s.address.service, s.address.workflow] for s in stashed],
+            array(numbers[s.address.service, s.address.workflow] for s in stashed),
             [written(s.address.key) for s in stashed],
-            [micros(s.until) for s in stashed],
+            array(micros(s.until) for s in stashed),
             [s.packet for s in stashed],
             self.now,
             expects=len(stashed),
@@ -358,7 +362,7 @@ class PostgresWork:
         if dated:
             letters = list(dated.values())
             values = ([p.queue for p in letters], [p.topic for p in letters], [p.packet for p in letters])
-            parts.add("dated", [due for due, _ in dated], [id for _, id in dated], *values)
+            parts.add("dated", array(due for due, _ in dated), [id for _, id in dated], *values)
             self._rung.add(RELAY)
         if replies:
             parts.add("replied", list(replies), list(replies.values()), self.now)
@@ -379,9 +383,9 @@ class PostgresWork:
                 rows.append((None, parcel.topic, parcel.packet))
         packets = [packet for _, _, packet in rows]
         if any(topic is not None for _, topic, _ in rows):
-            parts.add("posted", [queue for queue, _, _ in rows], [topic for _, topic, _ in rows], packets)
+            parts.add("posted", array(queue for queue, _, _ in rows), [topic for _, topic, _ in rows], packets)
         elif rows:
-            parts.add("sent", [queue for queue, _, _ in rows], packets)
+            parts.add("sent", array(queue for queue, _, _ in rows), packets)
 
     async def _new_ones(self, parcels: Sequence[Parcel]) -> list[Parcel]:
         """Those whose ids have not been sent before, as far as callers gave them."""

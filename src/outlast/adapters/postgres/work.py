@@ -42,8 +42,8 @@ from outlast.ports import (
 _encode = msgspec.json.Encoder().encode
 _NONE = Changes()
 
-_OURS = "SELECT id, count FROM outlast.messages WHERE queue = $1 AND id = ANY($2::text::bigint[]) FOR UPDATE"
-_OURS_IF_FREE = f"{_OURS} SKIP LOCKED"
+_OURS = "SELECT id, count FROM outlast.messages WHERE queue = $1 AND id = ANY($2::text::bigint[])"
+_OURS_IF_FREE = f"{_OURS} FOR UPDATE SKIP LOCKED"
 _SEEN = "SELECT id FROM outlast.inbox WHERE queue = $1 AND id = ANY($2::text[])"
 _LOAD = (
     "SELECT i.workflow, i.key, i.version, i.done, i.state "
@@ -119,11 +119,12 @@ class PostgresWork:
             if self._note is not None:
                 self._note(self.service, ids)
             counts: dict[Receipt, int] = {}
-            # Of what was claimed a handler has carried something out, so it is worth waiting for. The rest comes again.
             claimed = {int(d.receipt) for d in asked if d.count > 0}
-            for sql, some in ((_OURS_IF_FREE, [id for id in ids if id not in claimed]), (_OURS, sorted(claimed))):
-                if some:
-                    counts.update(await self.rows("looking for deliveries", sql, await self._queue(), array(some)))
+            queue, attempt = await self._queue(), "looking for deliveries"
+            if unclaimed := [id for id in ids if id not in claimed]:  # if others have them, they come again
+                counts.update(await self.rows(attempt, _OURS_IF_FREE, queue, array(unclaimed)))
+            if claimed:  # a handler has carried them out: ours, unless the count is found to be another at the commit
+                counts.update(await self._looked_up(attempt, _OURS, queue, array(sorted(claimed))))
             mine |= {d.receipt for d in asked if counts.get(d.receipt) == d.count}
         if brought:
             ids_brought = [written(str(d.receipt)) for d in brought]

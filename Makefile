@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: seeded-bugs explore test check demo chaos bench setup services clean
+.PHONY: seeded-bugs explore test check demo web chaos bench setup services clean
 
 setup: .venv/ready
 
@@ -28,6 +28,12 @@ ENGINE ?= sqlite
 demo: .venv/ready
 	$(BIN)/outlast demo --engine $(ENGINE) $(ARGS)
 
+# The shop with a web page: http://127.0.0.1, on a free port unless PORT names one.
+PORT ?= 0
+
+web: .venv/ready
+	$(BIN)/python -m examples.shop.web_demo --engine $(ENGINE) --port $(PORT) $(ARGS)
+
 chaos: .venv/ready
 	$(BIN)/python -m examples.shop.chaos --engine $(ENGINE) $(ARGS)
 
@@ -42,7 +48,7 @@ seeded-bugs: .venv/ready
 explore: .venv/ready
 	$(BIN)/python -m tests.simulation.exhaustive $(ARGS)
 
-# What PyPI has no package of: RabbitMQ, from the operating system. Does nothing where all is there.
+# What PyPI has no package of: RabbitMQ and Chromium, from the operating system. Does nothing where all is there.
 services:
 	sh servers/install.sh
 

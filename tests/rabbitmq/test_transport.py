@@ -163,6 +163,19 @@ async def test_an_answer_reaches_who_asked(rabbitmq_vhost: str) -> None:
         assert other.answers == []
 
 
+async def test_an_answer_that_is_an_event_reaches_its_subscribers_too(rabbitmq_vhost: str) -> None:
+    """RR-01, PS-01"""
+    async with desk(rabbitmq_vhost, "audit", topics=["Paid"]) as audit, desk(rabbitmq_vhost) as asker:
+        address = asker.transport.reply_address
+        await asker.publish("question")
+
+        await audit.transport.publish([Parcel("1", b"yes", topic="Paid", reply_to=f"request@{address}")])
+
+        await until(lambda: asker.answers and audit.ids)
+        assert asker.answers == [("request", b"yes")]
+        assert audit.ids == ["1"]
+
+
 async def test_a_late_answer_vanishes(rabbitmq_vhost: str) -> None:
     """RR-04"""
     async with desk(rabbitmq_vhost) as asker:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+from msgspec.structs import replace
+
 from outlast.adapters.rabbitmq.frames import LONGEST_NAME, Confirms, content, publishing
 from outlast.adapters.rabbitmq.link import Link, Pause
 from outlast.adapters.rabbitmq.settings import Settings
@@ -155,6 +157,7 @@ class Outbound:
 
     async def publish(self, parcels: Sequence[Parcel]) -> None:
         """As `Transport.publish` says."""
+        parcels = _addressed_once(parcels)
         for parcel in parcels:
             self._check(parcel)
         line = await self._line_in_time()
@@ -311,6 +314,19 @@ class Outbound:
     def _unavailable(self, why: str) -> Unavailable:
         trouble = f" ({self.trouble})" if self.trouble and self.trouble not in why else ""
         return Unavailable(f"publishing to {self._settings} did not succeed: {why}{trouble}.")
+
+
+def _addressed_once(parcels: Sequence[Parcel]) -> Sequence[Parcel]:
+    """The same, and one for each address where a parcel has several, as the answer to a request that is an event."""
+    if not any(parcel.reply_to and (parcel.queue or parcel.topic) for parcel in parcels):
+        return parcels
+    apart: list[Parcel] = []
+    for parcel in parcels:
+        if parcel.queue or parcel.topic:
+            apart.append(replace(parcel, reply_to=""))
+        if parcel.reply_to:
+            apart.append(replace(parcel, queue="", topic=""))
+    return apart
 
 
 def _sheaves_of(parcels: Sequence[Parcel]) -> Iterator[Sequence[Parcel]]:

@@ -146,15 +146,23 @@ class Inbound:
         """As `Transport.declare` says."""
         wish = Wish(tuple(topics), tuple(dropped))
         self.link.start()
-        try:
-            wire = await self.link.wire_in_time()
-            async with asyncio.timeout(self._settings.confirm_timeout):
-                await self._serve(wire, service, wish)
-        except Unavailable as error:
-            raise (self.link.misuse or error) from error
-        except (ChannelLost, TimeoutError) as error:
-            why = error.text if isinstance(error, ChannelLost) else "it does not answer in time"
-            raise Unavailable(f"the service {service!r} cannot be declared at {self._settings}: {why}.") from error
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.confirm_timeout
+        while True:
+            try:
+                wire = await self.link.wire_in_time()
+            except Unavailable as error:
+                raise (self.link.misuse or error) from error
+            try:
+                async with asyncio.timeout(self._settings.confirm_timeout):
+                    await self._serve(wire, service, wish)
+                break
+            except (ChannelLost, TimeoutError) as error:
+                if wire.ended.done() and loop.time() < deadline:
+                    # RabbitMQ ends the connection of who consumes from a quorum queue that is just being made.
+                    continue
+                why = error.text if isinstance(error, ChannelLost) else "it does not answer in time"
+                raise Unavailable(f"the service {service!r} cannot be declared at {self._settings}: {why}.") from error
         self._wishes[service] = wish
 
     def want_replies(self) -> None:

@@ -62,6 +62,8 @@ class Link:
 
     async def wire_in_time(self) -> Wire:
         """The connection. Raises `Unavailable` if there is none soon."""
+        if self.wire is not None and self.wire.ended.done():
+            self._up.clear()
         if self.wire is None or not self._up.is_set():
             try:
                 async with asyncio.timeout(self.settings.confirm_timeout):

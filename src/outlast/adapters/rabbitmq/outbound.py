@@ -25,6 +25,8 @@ from outlast.ports import Parcel, World
 
 UNCONFIRMED_BYTES = 8 << 20
 SHEAF_BYTES = 1 << 20
+NEW_QUEUE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds between the attempts to publish to a queue that refuses what it is given first."""
 LARGEST_PACKET = 128 << 20
 """What RabbitMQ takes in one message unless configured otherwise; 16 MiB from version 4 on."""
 
@@ -36,18 +38,24 @@ class Sheaf:
     """Parcels that were written together, and which of them are not confirmed yet."""
 
     def __init__(self, parcels: Sequence[Parcel], first: int, size_bytes: int) -> None:
+        self.parcels = parcels
         self.first = first
         self.last = first + len(parcels) - 1
         self.unconfirmed = set(range(first, self.last + 1))
         self.size_bytes = size_bytes
-        self.refused = 0
+        self._refused: set[int] = set()
         self.moved_at = asyncio.get_running_loop().time()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._low = first
 
+    @property
+    def refused(self) -> list[Parcel]:
+        """Those that the broker does not keep."""
+        return [self.parcels[number - self.first] for number in sorted(self._refused)]
+
     def confirm(self, number: int, *, multiple: bool, refused: bool) -> None:
         """The broker has said so of this one, or of all up to it."""
-        before = len(self.unconfirmed)
+        before = set(self.unconfirmed) if refused else set[int]()
         if not multiple:
             self.unconfirmed.discard(number)
         elif number >= self.last:
@@ -56,7 +64,7 @@ class Sheaf:
             self.unconfirmed.difference_update(range(self._low, number + 1))
             self._low = max(self._low, number + 1)
         if refused:
-            self.refused += before - len(self.unconfirmed)
+            self._refused |= before - self.unconfirmed
         self.moved_at = asyncio.get_running_loop().time()
         if not self.unconfirmed and not self.done.done():
             self.done.set_result(None)
@@ -198,39 +206,61 @@ class Outbound:
         return self._line
 
     async def _publish(self, line: Line, parcels: Sequence[Parcel]) -> None:
-        came_back = await self._publish_once(line, parcels)
+        is_first = await self._know(line, parcels)
+        came_back, refused = await self._publish_once(line, parcels)
         if came_back:
             # The queue was deleted since. It is made anew, as it was before the first publish to it.
-            came_back = await self._publish_once(line, came_back)
+            is_first = await self._know(line, came_back)
+            came_back, again = await self._publish_once(line, came_back)
+            refused += again
+        if refused and is_first:
+            refused = await self._insist(line, refused)
         if came_back:
             queues = ", ".join(sorted({repr(parcel.queue) for parcel in came_back}))
             raise self._unavailable(f"there is no queue for {queues}, and it cannot be made")
+        if refused:
+            raise self._unavailable(f"it has refused {len(refused)} of {len(parcels)} messages")
 
-    async def _publish_once(self, line: Line, parcels: Sequence[Parcel]) -> list[Parcel]:
-        """Publishes all, waits for all confirms, and returns those that came back."""
-        await self._know(line, parcels)
+    async def _insist(self, line: Line, parcels: list[Parcel]) -> list[Parcel]:
+        """Publishes again what was refused, for a while: a quorum queue that is just being made has no leader yet.
+
+        Returns what was refused to the end.
+        """
+        for seconds in NEW_QUEUE_PAUSES:
+            await asyncio.sleep(seconds)
+            came_back, refused = await self._publish_once(line, parcels)
+            parcels = came_back + refused
+            if not parcels:
+                break
+        return parcels
+
+    async def _publish_once(self, line: Line, parcels: Sequence[Parcel]) -> tuple[list[Parcel], list[Parcel]]:
+        """Publishes all, waits for all confirms, and returns those that came back and those that were refused."""
         sheaves: list[Sheaf] = []
         for some in _sheaves_of(parcels):
             await self._room(line)
             sheaves.append(line.write(some, self._target))
         for sheaf in sheaves:
             await self._confirmed(line, sheaf)
-        refused = sum(sheaf.refused for sheaf in sheaves)
-        if refused:
-            raise self._unavailable(f"it has refused {refused} of {len(parcels)} messages")
+        refused = [parcel for sheaf in sheaves for parcel in sheaf.refused]
         if not line.returned:
-            return []
+            return [], refused
         came_back = [parcel for parcel in parcels if self._key(parcel) in line.returned]
         line.returned.difference_update(self._key(parcel) for parcel in came_back)
-        return came_back
+        return came_back, refused
 
-    async def _know(self, line: Line, parcels: Sequence[Parcel]) -> None:
-        """Makes sure of the queues and the exchange that these go to, the first time on a connection."""
+    async def _know(self, line: Line, parcels: Sequence[Parcel]) -> bool:
+        """Makes sure of the queues and the exchange that these go to, the first time on a connection.
+
+        Returns whether it is the first time for any of them.
+        """
+        is_first = False
         for parcel in parcels:
             exchange, name, mandatory = self._target(parcel)
             needed = name if mandatory else exchange
             if not needed or needed in line.known:
                 continue
+            is_first = True
             try:
                 async with asyncio.timeout(self._settings.confirm_timeout):
                     if exchange:
@@ -240,6 +270,7 @@ class Outbound:
             except Misuse as error:
                 raise self._unavailable(str(error).rstrip(".")) from error
             line.known.add(needed)
+        return is_first
 
     async def _room(self, line: Line) -> None:
         """Waits while too much is on its way, or the broker has said that it takes nothing."""

@@ -390,7 +390,7 @@ class Transport(Protocol):
 
     @property
     def reply_address(self) -> str:
-        """Where answers reach this process."""
+        """Where answers reach this process: to what it publishes after it has asked for this, and to nothing before."""
         ...
 
     @property

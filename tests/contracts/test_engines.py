@@ -13,7 +13,7 @@ import pytest
 from outlast.adapters.broker import BrokerEngine
 from outlast.adapters.memory import MemoryEngine, MemoryStore
 from outlast.adapters.sqlite import SqliteEngine
-from outlast.engines import inspector_of, open_engine
+from outlast.engines import inspector_of
 from outlast.errors import OutlastError
 from outlast.ports import (
     Address,
@@ -30,6 +30,7 @@ from outlast.ports import (
 from outlast.ports import Store as BrokerStore
 from outlast.testing import EngineContract, Features, StillWorld, Store
 from outlast.testing.broker import SimulatedBroker, SimulatedTransport
+from tests.contracts.stores import AtUrl
 
 BROUGHT: dict[str, Any] = {
     "ordered": False,
@@ -63,21 +64,10 @@ class InSqlite:
         return inspector_of(engine)
 
 
-@dataclass(frozen=True)
-class InPostgres:
-    url: str
-
-    def open(self, world: World) -> Engine:
-        return open_engine(self.url, world)[0]
-
-    def inspector(self, engine: Engine) -> Inspector:
-        return inspector_of(engine)
-
-
 class AtBroker:
     """A simulated broker with a store."""
 
-    def __init__(self, kind: str, store: InMemory | InSqlite | InPostgres) -> None:
+    def __init__(self, kind: str, store: InMemory | InSqlite | AtUrl) -> None:
         self.broker = SimulatedBroker(kind)
         self.store = store
 
@@ -120,7 +110,7 @@ class TestBrokerWithPostgres(EngineContract):
 
     @pytest.fixture
     def store(self, postgres_database: str, kind: str) -> Store:
-        return AtBroker(kind, InPostgres(postgres_database))
+        return AtBroker(kind, AtUrl(postgres_database))
 
 
 class TestSqlite(EngineContract):
@@ -170,4 +160,4 @@ class TestPostgres(EngineContract):
 
     @pytest.fixture
     def store(self, postgres_database: str) -> Store:
-        return InPostgres(postgres_database)
+        return AtUrl(postgres_database)

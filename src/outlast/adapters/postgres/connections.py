@@ -26,6 +26,8 @@ CONNECT_SECONDS = 10.0
 PLACE_SECONDS = 10.0
 """How long a turn waits for a connection of its own process to be free."""
 PAUSE_SECONDS_MAX = 2.0
+TROUBLE_SECONDS = 2 * (CONNECT_SECONDS + PAUSE_SECONDS_MAX)
+"""How long it tells of a failure: while the server is away, the next attempt fails before that."""
 
 PLANS: Mapping[str, str] = {
     # Our statements have one good plan each, which statistics of tables that are empty or full cannot tell.
@@ -133,6 +135,8 @@ class Server:
         self._dice = dice
         self._pause = 0.0
         self._silent_until = 0.0
+        self._troubled_until = 0.0
+        self._successes = 0
         self._failure: Unavailable | None = None
         self._opened: WeakSet[OwnConnection] = WeakSet()
         self._kind = noted_in(self._opened)
@@ -146,13 +150,16 @@ class Server:
 
     @property
     def trouble(self) -> str:
-        """Why the last attempt to connect failed; empty when it did not."""
+        """Why an attempt to connect failed a short while ago; empty when none did, or one has succeeded since."""
+        if self._failure is not None and asyncio.get_running_loop().time() >= self._troubled_until:
+            return ""  # whoever needed a connection has found one that was open
         return str(self._failure or "")
 
     async def connect(self, *, plans: bool, **settings: str) -> OwnConnection:
         """A new connection. After a failure the next attempts fail at once until a pause is over."""
         if self._failure is not None and asyncio.get_running_loop().time() < self._silent_until:
             raise Unavailable(str(self._failure))
+        successes = self._successes
         connection: OwnConnection | None = None
         try:
             connection = await self._open(settings)
@@ -163,7 +170,8 @@ class Server:
                 connection.terminate()
             if not isinstance(error, Exception):
                 raise
-            raise self._failed(error) from error
+            raise self._failed(error, is_overtaken=self._successes != successes) from error
+        self._successes += 1
         self._pause, self._failure = 0.0, None
         return connection
 
@@ -189,14 +197,20 @@ class Server:
                     found.terminate()
             raise
 
-    def _failed(self, error: Exception) -> OutlastError:
-        """What to raise; from now on there is a pause, longer after each failure."""
+    def _failed(self, error: Exception, *, is_overtaken: bool) -> OutlastError:
+        """What to raise; from now on there is a pause, longer after each failure.
+
+        An attempt that another has overtaken with success says nothing of the present.
+        """
         failure = explained(error, "connecting", where=self.where)
         if failure is None:
             failure = Unavailable(f"connecting to {self.where} failed: {error!r}. See whether the URL is right.")
-        self._pause = min(max(0.05, self._pause * 2), PAUSE_SECONDS_MAX)
-        self._silent_until = asyncio.get_running_loop().time() + self._pause * (0.5 + self._dice())
-        self._failure = Unavailable(str(failure))
+        if not is_overtaken:
+            now = asyncio.get_running_loop().time()
+            self._pause = min(max(0.05, self._pause * 2), PAUSE_SECONDS_MAX)
+            self._silent_until = now + self._pause * (0.5 + self._dice())
+            self._troubled_until = now + TROUBLE_SECONDS
+            self._failure = Unavailable(str(failure))
         return failure
 
 

@@ -207,17 +207,24 @@ class Worker:
         self._url = url
         self._owns_engine = engine is None
         self._tasks: list[asyncio.Task[None]] = []
+        self._starting: asyncio.Timeout | None = None
+        self._is_entered = asyncio.Event()
         self._stopping: asyncio.Future[None] | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        if self.stations:
+        if self._starting is not None or self._stopping is not None:
             raise Misuse("a worker runs once. Make a new one to start its services again.")
         try:
-            await self._start()
-        except BaseException:
+            async with asyncio.timeout(None) as self._starting:
+                await self._start()
+        except BaseException as error:
             await self._let_go()
-            raise
+            was_stopped = isinstance(error, TimeoutError) and self._starting is not None and self._starting.expired()
+            if not was_stopped:
+                raise
+        finally:
+            self._is_entered.set()
         return self
 
     async def _start(self) -> None:
@@ -260,13 +267,21 @@ class Worker:
         await self.stop()
 
     async def stop(self, grace: timedelta | None = None) -> None:
-        """Stops within the grace period. A second call waits for the first one to end."""
+        """Stops within the grace period. A second call waits for the first one to end.
+
+        A worker that is just starting is stopped at once, and its block is entered all the same, as it is when the
+        stop comes a moment later.
+        """
         if self._stopping is not None:
             await asyncio.shield(self._stopping)
             return
         self._stopping = asyncio.get_running_loop().create_future()
         try:
-            await self._stop(self.grace if grace is None else grace)
+            if self._starting is not None and not self._is_entered.is_set():
+                self._starting.reschedule(asyncio.get_running_loop().time())
+                await self._is_entered.wait()
+            if self._tasks:
+                await self._stop(self.grace if grace is None else grace)
         finally:
             self._stopping.set_result(None)
 
@@ -303,6 +318,8 @@ class Worker:
 
     async def failed(self) -> None:
         """Waits until a part of the worker ends with an error, and raises it. Only a bug makes it end."""
+        if not self._tasks:
+            return
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
             task.result()

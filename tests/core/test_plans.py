@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -83,6 +84,12 @@ class Waits(Workflow, key="order_id"):
     async def placed(self, event: Placed) -> None: ...
 
 
+class YieldsAndWaits(Workflow, key="order_id"):
+    @starts
+    async def placed(self, event: Placed) -> AsyncIterator[Paid]:
+        yield Paid(payment_id="p")
+
+
 class Unsaid(Workflow, key="order_id"):
     @starts
     def placed(self, event: Placed): ...
@@ -121,6 +128,7 @@ class WrongOtherKey(Begins, key="order_id"):
         (Required, "has fields without a default: total"),
         (Twice, "has two methods for 'placed': placed and placed_again"),
         (Waits, "is an async def"),
+        (YieldsAndWaits, "is an async def"),
         (Unsaid, "does not say what it sends"),
         (Untyped, "must take exactly one message"),
         (Text, "must take exactly one message"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -61,6 +62,10 @@ async def untyped_need(event: Placed, gateway) -> None: ...
 async def no_answer(command: Pay) -> None: ...
 
 
+async def one_by_one(command: Pay) -> AsyncIterator[Paid]:
+    yield Paid(order_id=command.order_id)
+
+
 def test_a_handler_is_read_once() -> None:
     plan = handler_plan(pay, retry=Retry(immediate=0), time_limit=timedelta(seconds=5))
 
@@ -79,6 +84,7 @@ def test_a_handler_is_read_once() -> None:
         (unsaid, "does not say what it returns"),
         (untyped_need, "has parameters without a type: gateway"),
         (no_answer, "handles Pay, whose answers are Paid, and returns none of them"),
+        (one_by_one, "is an async generator .* Collect the messages and return them"),
     ],
 )
 def test_a_handler_that_cannot_be_understood_is_refused(function: Any, text: str) -> None:

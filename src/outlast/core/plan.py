@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -136,7 +137,7 @@ def _steps(cls: type[Workflow], method: Callable[..., Any]) -> list[tuple[Any, S
     is_start, key = method.__outlast__  # type: ignore[attr-defined]
     parameters = parameters_of(method)
     hints = hints_of(method, BadWorkflow)
-    if method.__code__.co_flags & 0x80:
+    if method.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         raise BadWorkflow(
             f"{where} is an async def. A workflow decides and does not wait: make it a plain def, and let a "
             "handler of a service do the waiting."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -59,11 +59,7 @@ def handler_plan(
             f"{where} takes {hints[parameters[0].name]!r} first, which is no command or event (or union of them). "
             "The first parameter of a handler is its message."
         )
-    if "return" not in hints:
-        raise BadHandler(
-            f"{where} does not say what it returns. Annotate it (-> None when it sends nothing), so that the "
-            "message flow can be checked and drawn."
-        )
+    _check_returning(where, function, hints)
     missing = [p.name for p in parameters[1:] if p.name not in hints and p.default is inspect.Parameter.empty]
     if missing:
         raise BadHandler(
@@ -81,6 +77,19 @@ def handler_plan(
         retry=retry,
         time_limit=time_limit,
     )
+
+
+def _check_returning(where: str, function: Callable[..., Any], hints: Mapping[str, Any]) -> None:
+    if "return" not in hints:
+        raise BadHandler(
+            f"{where} does not say what it returns. Annotate it (-> None when it sends nothing), so that the "
+            "message flow can be checked and drawn."
+        )
+    if inspect.isasyncgenfunction(function):
+        raise BadHandler(
+            f"{where} is an async generator (an async def with yield), and nothing of a turn is sent before all of it "
+            "is known. Collect the messages and return them, as in -> list[PaymentCompleted]."
+        )
 
 
 def _check_answers(where: str, kinds: Sequence[Any], returns: Sequence[Any]) -> None:

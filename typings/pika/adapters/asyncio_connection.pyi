@@ -13,6 +13,7 @@ class AsyncioConnection:
     server_properties: Mapping[str, object] | None
     _frame_buffer: bytes
     _transport: object | None
+    _connection_workflow: Any
 
     def __init__(
         self,

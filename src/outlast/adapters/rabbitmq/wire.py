@@ -20,6 +20,7 @@ from outlast.adapters.rabbitmq.settings import Host, Settings
 
 CLOSE_SECONDS = 3.0
 CONNECT_SECONDS = 5.0
+LOOK_SECONDS = 0.005
 
 _pika_log = logging.getLogger("pika")
 if _pika_log.level == logging.NOTSET:
@@ -100,11 +101,20 @@ class Wire(AsyncioConnection):
 
     def abort(self, error: Exception) -> None:
         """Ends the connection at once, whatever the other side does. `ended` follows."""
-        if self.is_closed or self._transport is None:
+        if self._is_resolving:
+            # pika would say that it has ended, and may connect all the same as soon as it has the host's address.
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self.abort, error)
+        elif self.is_closed or self._transport is None:
             with suppress(AMQPError):
                 self.close()
         else:
             self._terminate_stream(error)
+
+    @property
+    def _is_resolving(self) -> bool:
+        """It does not know the host's address yet."""
+        workflow = self._connection_workflow
+        return workflow is not None and workflow._connector is None
 
     async def end(self) -> None:
         """Ends the connection in order, or at once if the other side does not answer."""

@@ -13,21 +13,20 @@ from typing import Any, Self
 
 from outlast.engines import inspector_of, open_engine
 from outlast.errors import Misuse, Unavailable
-from outlast.ports import RELAY, Changes, Engine, Inspector, World
+from outlast.ports import Changes, Engine, World
 from outlast.runtime.context import bind, prepare
 from outlast.runtime.flight import Flight
 from outlast.runtime.host import Host, Letter
+from outlast.runtime.housekeeping import Housekeeping, idle
 from outlast.runtime.service import Service
 from outlast.runtime.turn import turn
-from outlast.signals import Interrupted, Observer, Recovered, Signal, Started, Stopped, Troubled, unobserved
+from outlast.signals import Interrupted, Observer, Signal, Started, Stopped, unobserved
 
 BATCH = 256
 CONCURRENCY = 100
 LEASE = timedelta(seconds=30)
 GRACE = timedelta(seconds=30)
 KEEP_HISTORY = timedelta(days=7)
-CLEAN_EVERY = timedelta(minutes=1)
-CLEANED_AT_ONCE = 500
 POLL = timedelta(seconds=0.25)
 """How long at most a message waits whose notification was lost."""
 
@@ -152,15 +151,6 @@ class Station:
         self.host.observe(Stopped(self.host.name, len(abandoned)))
 
 
-async def idle(wake: asyncio.Event, longest: timedelta) -> None:
-    """Waits for the event, but not for ever."""
-    handle = asyncio.get_running_loop().call_later(longest.total_seconds(), wake.set)
-    try:
-        await wake.wait()
-    finally:
-        handle.cancel()
-
-
 class Worker:
     """Runs services in this process: `async with Worker([ordering], url="sqlite:///shop.db"): ...`.
 
@@ -207,6 +197,7 @@ class Worker:
         self._url = url
         self._owns_engine = engine is None
         self._tasks: list[asyncio.Task[None]] = []
+        self._housekeeping: Housekeeping | None = None
         self._starting: asyncio.Timeout | None = None
         self._is_entered = asyncio.Event()
         self._stopping: asyncio.Future[None] | None = None
@@ -255,9 +246,15 @@ class Worker:
             await engine.declare(service.name, service.routes.topics)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(station.run()) for station in self.stations]
-        self._tasks.append(loop.create_task(relay(engine, world, self.observe, self.poll)))
-        if self._owns_engine:
-            self._tasks.append(loop.create_task(clean(inspector_of(engine), world, self.observe, self.keep_history)))
+        self._housekeeping = Housekeeping(
+            engine,
+            world,
+            self.observe,
+            poll=self.poll,
+            inspector=inspector_of(engine) if self._owns_engine else None,
+            keep_history=self.keep_history,
+        )
+        self._tasks += [loop.create_task(duty) for duty in self._housekeeping.duties()]
         for service in self.services:
             self.observe(Started(service.name, type(engine).__name__))
 
@@ -309,7 +306,8 @@ class Worker:
     @property
     def trouble(self) -> str:
         """What does not work at the moment, for a health check; empty when all is well."""
-        return self.engine.trouble if self.engine is not None else "the worker is not running"
+        told_by = self._housekeeping or self.engine
+        return told_by.trouble if told_by is not None else "the worker is not running"
 
     def hurry(self) -> None:
         """Makes a stop that is under way end at once: what runs is cancelled and given back."""
@@ -337,39 +335,6 @@ def harmless(observe: Observer) -> Observer:
             )
 
     return observed
-
-
-async def relay(engine: Engine, world: World, observe: Observer, poll: timedelta) -> None:
-    """Moves due letters into their queues, for ever: timers, retries, delayed messages."""
-    wake = asyncio.Event()
-    engine.listen(RELAY, wake.set)
-    is_troubled = False
-    while True:
-        wake.clear()
-        rest = poll
-        if bool(engine.trouble) != is_troubled:
-            is_troubled = not is_troubled
-            observe(Troubled(engine.trouble) if is_troubled else Recovered())
-        try:
-            due = await engine.relay(world.now(), limit=1000)
-            if due is not None:
-                rest = min(max(due - world.now(), timedelta(milliseconds=1)), poll)
-        except Exception as error:  # whatever it is, what is due must not wait for a restart
-            observe(Interrupted("relay", error))
-        await idle(wake, rest)
-
-
-async def clean(inspector: Inspector, world: World, observe: Observer, keep_history: timedelta) -> None:
-    """Deletes, for ever and little by little, what is kept no longer: history, completed instances."""
-    while True:
-        try:
-            now = world.now()
-            removed = await inspector.clean(now, now - keep_history, CLEANED_AT_ONCE)
-        except Exception as error:  # it is tried again, and nothing else waits for it
-            observe(Interrupted("cleaning", error))
-            removed = 0
-        # As fast as a broker can bring messages, of which each leaves a row in the inbox.
-        await asyncio.sleep(0.05 if removed >= CLEANED_AT_ONCE else CLEAN_EVERY.total_seconds())
 
 
 async def run(worker: Worker, *, ready: Callable[[], None] = lambda: None) -> None:

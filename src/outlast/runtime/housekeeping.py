@@ -15,6 +15,8 @@ CLEAN_EVERY = timedelta(minutes=1)
 CLEANED_AT_ONCE = 500
 BRISK_SECONDS = 0.05
 """The pause where there is more to clean: as fast as a broker can bring messages, each of which leaves a row."""
+BORNE = 3
+"""Failures of the cleaning in a row, from which on it is trouble."""
 
 
 class Housekeeping:
@@ -36,11 +38,13 @@ class Housekeeping:
         self.poll = poll
         self.inspector = inspector
         self.keep_history = keep_history
+        self._failures = 0
+        self._failure = ""
 
     @property
     def trouble(self) -> str:
         """What does not work at the moment; empty when all is well."""
-        return self.engine.trouble
+        return self.engine.trouble or self._failure
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """What is to be run at the same time, each until it is cancelled."""
@@ -71,9 +75,13 @@ class Housekeeping:
             try:
                 now = self.world.now()
                 removed = await inspector.clean(now, now - self.keep_history, CLEANED_AT_ONCE)
+                self._failures, self._failure = 0, ""
             except Exception as error:  # it is tried again, and nothing else waits for it
                 self.observe(Interrupted("cleaning", error))
                 removed = 0
+                self._failures += 1
+                if self._failures >= BORNE:
+                    self._failure = f"what is kept no longer cannot be deleted, so the database grows: {error}"
             await asyncio.sleep(BRISK_SECONDS if removed >= CLEANED_AT_ONCE else CLEAN_EVERY.total_seconds())
 
 

@@ -98,6 +98,7 @@ class Failed(Event, Generic[CommandT]):
     """
 
     command: CommandT
+    """As it was sent; if no broker would take it, without the ends of long texts and lists."""
     reason: str
     """Why it was set aside, in one sentence."""
     error: str = ""

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 
+from outlast.core.failure import failure_of
 from outlast.core.message import Envelope, Message, Origin, is_command
 from outlast.core.naming import FAILED, encode, name_of
 from outlast.core.routing import owner_of
@@ -112,21 +113,8 @@ def failure_parcel(
     command: Envelope, *, reason: str, error: str, new_id: Callable[[], str], sender: str, now: datetime
 ) -> Parcel | None:
     """`Failed[...]` for whoever wants to know of the end of this command; `None` if nobody does."""
-    origin = command.origin if command.tells_failure else None
-    if origin is None and command.reply_to is None:
+    envelope = failure_of(command, reason=reason, error=error, new_id=new_id, sender=sender, now=now)
+    if envelope is None:
         return None
-    # The body is put together from the command's own bytes, so that an unreadable one can be reported too.
-    body = encode({"command": command.body, "reason": reason, "error": error, "attempts": command.attempt})
-    id = new_id()
-    envelope = Envelope(
-        id=id,
-        type=FAILED + command.type,
-        conversation=command.conversation,
-        sent_at=now,
-        body=msgspec.Raw(body),
-        sender=sender,
-        cause=command.id,
-        answers=origin,
-        headers=command.headers,
-    )
-    return Parcel(id, encode(envelope), queue=origin.service if origin else "", reply_to=command.reply_to or "")
+    asker = envelope.answers
+    return Parcel(envelope.id, encode(envelope), queue=asker.service if asker else "", reply_to=command.reply_to or "")

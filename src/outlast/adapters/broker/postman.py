@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from outlast.core.naming import open_packet
+from outlast.core.failure import failure_of, shortened
+from outlast.core.message import Envelope
+from outlast.core.naming import encode, open_packet
 from outlast.errors import Conflict, Misuse, Unavailable
 from outlast.ports import (
     OUTBOX,
@@ -162,20 +164,32 @@ class Postman:
     async def _sort_out(self, row: Delivery) -> None:
         """Sets aside what no broker will ever take, such as a message that is too large, and publishes the rest."""
         dead: list[DeadLetter] = []
+        told: list[Parcel] = []
         for parcel in unpack(row.packet):
             try:
                 await self.transport.publish([parcel])
             except Misuse as error:
-                dead.append(self._dead_letter(parcel, error))
-        await self._delete([row], dead)
+                envelope = open_packet(parcel.packet)
+                reason = f"{self.transport.name} does not take it: {error}"
+                dead.append(self._dead_letter(parcel, envelope, reason))
+                told += self._told(parcel, envelope, reason)
+        await self._delete([row], dead, told)
 
-    def _dead_letter(self, parcel: Parcel, error: Misuse) -> DeadLetter:
-        envelope = open_packet(parcel.packet)
+    def _told(self, parcel: Parcel, command: Envelope, reason: str) -> list[Parcel]:
+        """What whoever asked is to be told: as when a handler has given up, with as much of the command as fits."""
+        now, new_id = self.world.now(), self.world.new_id
+        told = failure_of(shortened(command), reason=reason, error="", new_id=new_id, sender=parcel.queue, now=now)
+        if told is None:
+            return []
+        asker = told.answers
+        return [Parcel(told.id, encode(told), queue=asker.service if asker else "", reply_to=command.reply_to or "")]
+
+    def _dead_letter(self, parcel: Parcel, envelope: Envelope, reason: str) -> DeadLetter:
         return DeadLetter(
             id=self.world.new_id(),
             service=parcel.queue or envelope.sender,
             packet=parcel.packet,
-            reason=f"{self.transport.name} does not take it: {error}",
+            reason=reason,
             message_id=envelope.id,
             type=envelope.type,
             conversation=envelope.conversation,
@@ -202,14 +216,16 @@ class Postman:
             raise
         return [Delivery(row.receipt, row.packet, row.count + 1) for row in ours]
 
-    async def _delete(self, rows: Sequence[Delivery], dead: Sequence[DeadLetter] = ()) -> None:
-        """Deletes rows, and sets aside in the same transaction what was in them."""
+    async def _delete(
+        self, rows: Sequence[Delivery], dead: Sequence[DeadLetter] = (), told: Sequence[Parcel] = ()
+    ) -> None:
+        """Deletes rows, and in the same transaction sets aside what was in them, and tells who asked for it."""
         work = await self.store.begin(OUTBOX)
         try:
             # Those that were claimed anew meanwhile are another's, who publishes them once more and deletes them.
             fresh = await work.first_sight(rows)
             handled = [row for row in rows if row.receipt in fresh]
-            await work.commit(Changes(handled=handled, dead=list(dead) if handled else []))
+            await work.commit(Changes(handled=handled, dead=list(dead), parcels=list(told)) if handled else Changes())
         except (Conflict, Unavailable):
             await work.rollback()
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +71,11 @@ def schema_of(engine: Engine) -> HasSchema | None:
     """Whose tables may have to be made by an administrator: the engine itself, or a broker's store."""
     holder = engine.store if isinstance(engine, BrokerEngine) else engine
     return holder if isinstance(holder, HasSchema) else None
+
+
+def patience_of(engine: Engine) -> timedelta | None:
+    """How long a broker waits before it hands over again what was not acknowledged; `None` if there is no broker."""
+    return engine.transport.patience if isinstance(engine, BrokerEngine) else None
 
 
 def shown(url: str) -> str:

@@ -399,6 +399,13 @@ class Transport(Protocol):
         ...
 
     @property
+    def patience(self) -> timedelta:
+        """How long the broker waits, unless it is configured otherwise, before it hands over again what was not
+        acknowledged though its connection is well.
+        """
+        ...
+
+    @property
     def can_publish(self) -> bool:
         """Whether a publish can succeed now, as far as is known; what is wrong elsewhere does not count."""
         ...

@@ -3,6 +3,7 @@
 | signal       | when                                                                  |
 |--------------|-----------------------------------------------------------------------|
 | Started      | a service takes messages in this process from now on                  |
+| Warned       | a setting is not good; it is used all the same                        |
 | Turned       | a turn was committed                                                  |
 | Retrying     | a message failed and will be delivered again                          |
 | GaveUp       | a message became a dead letter                                        |
@@ -21,6 +22,13 @@ from dataclasses import dataclass
 class Started:
     service: str
     engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """The worker has started, and something in its settings is not good."""
+
+    warning: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ class Stopped:
     released: int
 
 
-Signal = Started | Turned | Retrying | GaveUp | Overruled | Interrupted | Troubled | Recovered | Stopped
+Signal = Started | Warned | Turned | Retrying | GaveUp | Overruled | Interrupted | Troubled | Recovered | Stopped
 Observer = Callable[[Signal], None]
 
 

@@ -11,16 +11,17 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from outlast.engines import inspector_of, open_engine
+from outlast.engines import inspector_of, open_engine, patience_of
 from outlast.errors import Misuse, Unavailable
 from outlast.ports import Changes, Engine, World
 from outlast.runtime.context import bind, prepare
 from outlast.runtime.flight import Flight
 from outlast.runtime.host import Host, Letter
 from outlast.runtime.housekeeping import Housekeeping, idle
+from outlast.runtime.retention import too_short
 from outlast.runtime.service import Service
 from outlast.runtime.turn import turn
-from outlast.signals import Interrupted, Observer, Signal, Started, Stopped, unobserved
+from outlast.signals import Interrupted, Observer, Signal, Started, Stopped, Warned, unobserved
 
 BATCH = 256
 CONCURRENCY = 100
@@ -257,6 +258,10 @@ class Worker:
         self._tasks += [loop.create_task(duty) for duty in self._housekeeping.duties()]
         for service in self.services:
             self.observe(Started(service.name, type(engine).__name__))
+        patience = patience_of(engine)
+        if patience is not None:
+            for warning in too_short(self.services, keep_history=self.keep_history, patience=patience):
+                self.observe(Warned(warning))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -123,3 +123,17 @@ def test_a_message_that_kills_its_process_is_given_up_on() -> None:
 
     assert verdict is not None
     assert verdict.reason.startswith("its process ended 3 times")
+
+
+@given(retries)
+def test_no_message_is_tried_after_the_horizon(retry: Retry) -> None:
+    """OB-15: and the horizon is what the longest delays come to."""
+    delays = [retry.delay(round, 1.0) for round in range(1, retry.delayed + 1)]
+
+    assert abs(retry.horizon - sum(delays, timedelta())) < SECOND / 1000
+
+
+def test_a_horizon_is_found_at_once_however_many_rounds_there_are() -> None:
+    assert Retry(delayed=10**15).horizon == timedelta.max
+    assert Retry(delayed=10**15, first=timedelta()).horizon == timedelta()
+    assert NO_RETRY.horizon == timedelta()

@@ -28,6 +28,7 @@ from outlast.signals import (
     Stopped,
     Troubled,
     Turned,
+    Warned,
 )
 from outlast.worker import CONCURRENCY, GRACE, Worker, run
 
@@ -107,6 +108,8 @@ def remarks(signal: Signal) -> None:
             text = f"{service}: {type} {id} is a dead letter now: {reason}"
         case Interrupted(service, error):
             text = f"{service}: interrupted, and going on as soon as possible: {error}"
+        case Warned(warning):
+            text = f"warning: {warning}"
         case Troubled(trouble):
             text = f"trouble: {trouble}"
         case Recovered():

@@ -56,6 +56,24 @@ class Retry:
         """How often a message is tried in all."""
         return 1 + self.immediate + self.delayed
 
+    @property
+    def horizon(self) -> timedelta:
+        """How long after its first attempt a message may be tried again: the longest that all delays may last."""
+        longest = self.longest.total_seconds() / (1 + self.jitter)
+        delay = min(self.first.total_seconds(), longest)
+        seconds = 0.0
+        for round in range(self.delayed):
+            following = min(delay * self.factor, longest)
+            if following == delay:  # it grows no more, however many rounds there are
+                seconds += delay * (self.delayed - round)
+                break
+            seconds += delay
+            delay = following
+        try:
+            return timedelta(seconds=seconds * (1 + self.jitter))
+        except OverflowError:
+            return timedelta.max
+
     def recover(self, error: BaseException, attempt: int, now: datetime, dice: float) -> Recovery:
         """What to do after attempt number `attempt` (from 1) ended with `error`. `dice` is in [0, 1)."""
         name = type(error).__name__

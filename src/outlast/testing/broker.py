@@ -329,6 +329,10 @@ class SimulatedTransport:
         return "it takes nothing in" if self.broker.is_blocked else ""
 
     @property
+    def patience(self) -> timedelta:
+        return self.broker.habits.ack_wait
+
+    @property
     def can_publish(self) -> bool:
         return not self.trouble
 

@@ -139,6 +139,10 @@ class FaultyTransport:
         return self.inner.trouble
 
     @property
+    def patience(self) -> timedelta:
+        return self.inner.patience
+
+    @property
     def can_publish(self) -> bool:
         return self.inner.can_publish
 

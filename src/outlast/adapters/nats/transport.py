@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from outlast.adapters.nats import publishing, topology
@@ -77,6 +78,10 @@ class NatsTransport:
         if self._trouble is None:
             return ""
         return f"since {self._trouble_since:%Y-%m-%d %H:%M:%S} UTC: {self._trouble}"
+
+    @property
+    def patience(self) -> timedelta:
+        return timedelta(seconds=self._place.ack_wait_seconds)
 
     @property
     def can_publish(self) -> bool:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from outlast.adapters.rabbitmq.inbound import Consumer, Inbound, Tag
 from outlast.adapters.rabbitmq.outbound import Outbound
 from outlast.adapters.rabbitmq.settings import read
 from outlast.ports import Finding, Parcel, Receiver, World
+
+CONSUMER_TIMEOUT = timedelta(minutes=30)
+"""RabbitMQ's own, which cannot be asked for over AMQP."""
 
 
 class RabbitMQTransport:
@@ -38,6 +42,10 @@ class RabbitMQTransport:
     @property
     def trouble(self) -> str:
         return self._outbound.trouble or self._inbound.trouble
+
+    @property
+    def patience(self) -> timedelta:
+        return CONSUMER_TIMEOUT
 
     @property
     def can_publish(self) -> bool:

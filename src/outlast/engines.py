@@ -31,7 +31,8 @@ def open_engine(url: str | None, world: World | None = None) -> tuple[Engine, Wo
     * `postgresql://user@host/database`; `?schema=outlast` names the schema, `?pool=10` bounds the connections of
       turns, `?synchronous_commit=off` trades the last commits before a crash of the server for speed.
     * `amqp://user:password@host/vhost?store=postgresql://…` is RabbitMQ with a store, which is any of the above and
-      the last option; `nats://host?store=…` is NATS JetStream.
+      the last option; `nats://host?store=…` is NATS JetStream. `?bundle=64` sends up to so many messages in one of
+      the broker's.
     * `memory://name` is shared within the process and forgotten with it.
     """
     world = world or SystemWorld()
@@ -45,7 +46,8 @@ def open_engine(url: str | None, world: World | None = None) -> tuple[Engine, Wo
         return _DATABASES[scheme](url, world), world
     if scheme in _BROKERS:
         address, store = _with_store(url)
-        return BrokerEngine(_BROKERS[scheme](address, world), store(world), world), world
+        transport, bundle = _BROKERS[scheme](address, world)
+        return BrokerEngine(transport, store(world), world, bundle=bundle), world
     known = ", ".join([*_DATABASES, *_BROKERS])
     raise BadUrl(
         f"the engine URL {shown(url)!r} names no engine of this version. Use one of {known}, such as sqlite:///file.db."
@@ -104,15 +106,14 @@ def _postgres(url: str, world: World) -> Store:
     return store
 
 
-def _rabbitmq(url: str, world: World) -> Transport:
-    transport: Transport = _extra("rabbitmq", "pika", "RabbitMQ").RabbitMQTransport(url, world)
-    return transport
+def _rabbitmq(url: str, world: World) -> tuple[Transport, int]:
+    transport = _extra("rabbitmq", "pika", "RabbitMQ").RabbitMQTransport(url, world)
+    return transport, transport.bundle
 
 
-def _nats(url: str, world: World) -> Transport:
-    module = _extra("nats", "nats", "NATS")
-    transport: Transport = module.NatsTransport(url, world)
-    return transport
+def _nats(url: str, world: World) -> tuple[Transport, int]:
+    transport = _extra("nats", "nats", "NATS").NatsTransport(url, world)
+    return transport, transport.bundle
 
 
 def _extra(name: str, library: str, product: str) -> ModuleType:
@@ -148,7 +149,7 @@ _DATABASES: Mapping[str, Callable[[str, World], Store]] = {
     "postgresql": _postgres,
     "postgres": _postgres,
 }
-_BROKERS: Mapping[str, Callable[[str, World], Transport]] = {
+_BROKERS: Mapping[str, Callable[[str, World], tuple[Transport, int]]] = {
     "amqp": _rabbitmq,
     "amqps": _rabbitmq,
     "nats": _nats,

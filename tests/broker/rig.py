@@ -29,10 +29,11 @@ class Desk:
         self.world = StillWorld()
         self.engines: list[BrokerEngine] = []
 
-    def process(self, *, look: timedelta = timedelta(milliseconds=5)) -> BrokerEngine:
+    def process(self, *, bundle: int = 1, look: timedelta = timedelta(milliseconds=5)) -> BrokerEngine:
         """One more process."""
         transport = SimulatedTransport(self.broker)
-        engine = BrokerEngine(transport, MemoryEngine(self.store, self.world), self.world, look=look)
+        store = MemoryEngine(self.store, self.world)
+        engine = BrokerEngine(transport, store, self.world, bundle=bundle, look=look)
         self.engines.append(engine)
         return engine
 

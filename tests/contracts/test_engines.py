@@ -30,6 +30,7 @@ from outlast.ports import (
 from outlast.ports import Store as BrokerStore
 from outlast.testing import EngineContract, Features, StillWorld, Store
 from outlast.testing.broker import SimulatedBroker, SimulatedTransport
+from outlast.testing.contracts.rig import Rig, promise
 from tests.contracts.stores import AtUrl
 
 BROUGHT: dict[str, Any] = {
@@ -67,12 +68,13 @@ class InSqlite:
 class AtBroker:
     """A simulated broker with a store."""
 
-    def __init__(self, kind: str, store: InMemory | InSqlite | AtUrl) -> None:
+    def __init__(self, kind: str, store: InMemory | InSqlite | AtUrl, *, bundle: int = 1) -> None:
+        self.bundle = bundle
         self.broker = SimulatedBroker(kind)
         self.store = store
 
     def open(self, world: World) -> Engine:
-        return BrokerEngine(SimulatedTransport(self.broker), self.store.open(world), world)
+        return BrokerEngine(SimulatedTransport(self.broker), self.store.open(world), world, bundle=self.bundle)
 
     def inspector(self, engine: Engine) -> Inspector:
         return inspector_of(engine)
@@ -93,6 +95,26 @@ class TestBrokerWithMemory(EngineContract):
     @pytest.fixture
     def store(self, kind: str) -> Store:
         return AtBroker(kind, InMemory())
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq", "nats"])
+class TestBrokerWithBundles(EngineContract):
+    features = Features(overlapping=True, **BROUGHT)
+
+    @pytest.fixture
+    def store(self, kind: str) -> Store:
+        return AtBroker(kind, InMemory(), bundle=64)
+
+    @promise()
+    async def test_queues_are_counted(self, rig: Rig) -> None:
+        """TR-34: by what the broker has, for which a bundle is one message."""
+        await rig.engine.declare("shop", [])
+        await rig.send("shop", b"1", b"2", b"3")
+        await rig.arrived()
+
+        (shop,) = [queue for queue in await rig.inspector.queues() if queue.service == "shop"]
+
+        assert shop.waiting == 1
 
 
 @pytest.mark.parametrize("kind", ["rabbitmq", "nats"])

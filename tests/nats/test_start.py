@@ -65,6 +65,8 @@ def test_a_url_is_read_in_all_its_parts() -> None:
     assert place.servers == ("nats://one:4223", "nats://two:4222", "nats://[::1]:4")
     assert (place.user, place.password, place.prefix, place.replicas) == ("me", "s@crt", "shop", 3)
     assert (place.ack_wait_seconds, place.publish_timeout_seconds) == (60, 2.5)
+    assert (place.bundle, place.held_max) == (1, 1000)
+    assert (read_place("nats://one?bundle=64").bundle, read_place("nats://one?bundle=64").held_max) == (64, 100)
     assert "crt" not in place.name
     assert read_place("nats://secret@one").token == "secret"
     assert read_place("tls://one?token=t&creds=/a/b").credentials == "/a/b"
@@ -78,6 +80,9 @@ def test_a_url_is_read_in_all_its_parts() -> None:
         "nats://me:s3cret@one?prefix=a.b",
         "nats://one?replicas=2",
         "nats://one?ack_wait=soon",
+        "nats://one?bundle=0",
+        "nats://one?bundle=1001",
+        "nats://one?bundle=many",
         "nats://one?acks=1",
         "nats://one/path",
         "nats://one,,two",

@@ -195,6 +195,8 @@ def test_a_server_that_is_too_old_or_another_is_refused(product: str, version: s
         ("amqp://localhost?queue_type=stream", "cannot be used"),
         ("amqp://localhost?prefetch=0", "out of range"),
         ("amqp://localhost?prefetch=many", "cannot be used"),
+        ("amqp://localhost?bundle=0", "bundle goes from 1 to 1000"),
+        ("amqp://localhost?bundle=1001", "bundle goes from 1 to 1000"),
         ("amqp://me:secret@localhost:port", "'localhost:port'"),
         ("amqps://localhost?cafile=/nowhere", "cannot be read"),
     ],
@@ -211,8 +213,14 @@ def test_a_url_says_where_and_who() -> None:
     assert [str(host) for host in settings.hosts] == ["one:5671", "[::1]:5673", "three:1"]
     assert (settings.user, settings.password, settings.vhost, settings.tls) == ("m@e", "p/w", "my/host", True)
     assert (settings.heartbeat, settings.confirm_timeout) == (3, 0.5)
+    assert (settings.bundle, settings.held_max) == (1, 1000)
     assert str(settings) == "RabbitMQ at one:5671, [::1]:5673, three:1, virtual host 'my/host'"
     assert [read(f"amqp://h{path}").vhost for path in ("", "/", "/%2F", "/v")] == ["/", "/", "/", "v"]
+
+
+def test_fewer_messages_are_held_where_each_may_be_many_unless_it_is_said_how_many() -> None:
+    assert read("amqp://localhost?bundle=64").held_max == 100
+    assert read("amqp://localhost?bundle=64&prefetch=1000").held_max == 1000
 
 
 def test_a_derived_id_depends_on_the_body_alone() -> None:

@@ -9,8 +9,10 @@ from decimal import Decimal
 import pytest
 
 from outlast import Service
+from outlast.adapters.broker.bundles import members
 from outlast.errors import Misuse
-from outlast.testing.broker import KINDS
+from outlast.ports import Parcel
+from outlast.testing.broker import KINDS, SimulatedBroker
 from outlast.testing.exploring import Scenario, explore, search
 from outlast.testing.faults import Faults
 from outlast.testing.process import EPOCH
@@ -36,6 +38,26 @@ def test_no_single_fault_of_processes_or_brokers_breaks_a_rule(
 def test_no_pair_of_faults_breaks_a_rule(engine: str) -> None:
     """CP-13, BR-13: a crash or a lost connection, and another one anywhere in the run that has the first."""
     explore(one_job, w.FAN_IN[1:2], faults=(Fault.CRASH_AFTER, Fault.HALF, Fault.CUT), pairs=True, engine=engine)
+
+
+@EVERY_KIND
+def test_no_single_fault_breaks_a_rule_where_messages_travel_in_bundles(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CP-01 to CP-12, BR-01, BR-11, BR-13: five parts of a build are in one message of the broker."""
+    largest = 0
+    put = SimulatedBroker.put
+
+    def watched(broker: SimulatedBroker, parcels: Sequence[Parcel]) -> None:
+        nonlocal largest
+        largest = max(largest, *(len(members(parcel.packet) or ()) for parcel in parcels), 0)
+        put(broker, parcels)
+
+    monkeypatch.setattr(SimulatedBroker, "put", watched)
+
+    explore(w.fan_in, w.FAN_IN, engine=f"{engine}?bundle=64").must_have_seen("duplicate dropped", "handler run again")
+
+    assert largest == 5
 
 
 def one_job(sim: Simulation) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from outlast.adapters.broker import BrokerEngine
+from outlast.adapters.broker.bundles import members
 from outlast.adapters.memory import MemoryEngine
 from outlast.errors import Unavailable
 from outlast.ports import OUTBOX, RELAY, Delivery, Finding, Parcel, Posted, Receiver, Store, Work, World, unpack
@@ -30,16 +31,17 @@ BLOCKADE = timedelta(seconds=20)
 
 
 class BrokerBackstage(MemoryBackstage):
-    """One broker and one store that several simulated processes share."""
+    """One broker and one store that several simulated processes share. `bundle`: parcels in one message, at most."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, bundle: int = 1) -> None:
         super().__init__()
+        self.bundle = bundle
         self.broker = SimulatedBroker(kind)
 
     def engine(self, world: World, vessel: Vessel, books: Books) -> BrokeredEngine:
         store = FaultyStore(MemoryEngine(self.store, world), vessel, books)
         transport = FaultyTransport(SimulatedTransport(self.broker), vessel)
-        return BrokeredEngine(transport, store, world, vessel, books)
+        return BrokeredEngine(BrokerEngine(transport, store, world, bundle=self.bundle, look=RARE_LOOK), vessel, books)
 
     async def prepare(self, engine: Any, topics: Mapping[str, Sequence[str]]) -> None:
         for service, wanted in topics.items():
@@ -83,7 +85,12 @@ class BrokerBackstage(MemoryBackstage):
 
     def remains(self, now: datetime) -> Remains:
         remains = super().remains(now)
-        at_broker = {(name, m.id): m.packet for name, queue in self.broker.queues.items() for m in queue.all()}
+        at_broker = {
+            (name, id): packet
+            for name, queue in self.broker.queues.items()
+            for message in queue.all()
+            for id, packet in members(message.packet) or [(message.id, message.packet)]
+        }
         for row in self.store.queues.get(OUTBOX, {}).values():
             for parcel in unpack(row.packet):
                 for service in [parcel.queue] if parcel.queue else self._subscribers(parcel.topic):
@@ -195,11 +202,9 @@ class FaultyTransport:
 class BrokeredEngine(FaultyEngine):
     """The real engine of a broker and a store, whose both halves fail; what it receives passes through here."""
 
-    def __init__(
-        self, transport: FaultyTransport, store: FaultyStore, world: World, vessel: Vessel, books: Books
-    ) -> None:
-        self.whole = BrokerEngine(transport, store, world, look=RARE_LOOK)
-        super().__init__(self.whole, vessel, books, None)
+    def __init__(self, whole: BrokerEngine, vessel: Vessel, books: Books) -> None:
+        self.whole = whole
+        super().__init__(whole, vessel, books, None)
 
     def wake(self) -> None:
         self.whole.postman.look()

@@ -102,7 +102,7 @@ def explore(
     The second fault of a pair is looked for in the run that has the first, so it may fall into the recovery.
     """
     plot = Plot(services=services, engine=engine, workers=workers, batch=batch)
-    has_broker = engine in KINDS
+    has_broker = engine.partition("?")[0] in KINDS
     kinds = tuple(faults) if faults is not None else (*EVERY_FAULT, *(BROKEN_BROKERS if has_broker else ()))
     found = Explored()
     usual = _counted(scenario, plot, found)

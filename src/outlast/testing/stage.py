@@ -44,6 +44,7 @@ ENGINES: Mapping[str, Callable[[], Backstage]] = {
     "memory": MemoryBackstage,
     "sqlite": SqliteBackstage,
     **{kind: partial(BrokerBackstage, kind) for kind in KINDS},
+    **{f"{kind}?bundle=64": partial(BrokerBackstage, kind, bundle=64) for kind in KINDS},
 }
 """What a simulated world can stand on."""
 

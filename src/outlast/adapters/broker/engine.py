@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from outlast.adapters.broker.bundles import known_to_broker, opened, settled
 from outlast.adapters.broker.postman import LOOK, Postman
 from outlast.adapters.broker.tray import DOUBTED_AFTER, Tray
 from outlast.errors import Conflict, Misuse, Unavailable
@@ -43,15 +44,21 @@ ASKED_AT_ONCE = 10_000
 
 
 class BrokerEngine:
-    """One process's view of a broker with a store. `look`: how often it looks for what others left in the outbox."""
+    """One process's view of a broker with a store.
 
-    def __init__(self, transport: Transport, store: Store, world: World, *, look: timedelta = LOOK) -> None:
+    `bundle`: how many parcels for one destination it sends in one message, at most; it reads such messages in any
+    case. `look`: how often it looks for what others left in the outbox.
+    """
+
+    def __init__(
+        self, transport: Transport, store: Store, world: World, *, bundle: int = 1, look: timedelta = LOOK
+    ) -> None:
         self.transport = transport
         self.store = store
         self.world = world
         self.connection_type = store.connection_type
         self.connection_waits = store.connection_waits
-        self.postman = Postman(transport, store, world, look=look)
+        self.postman = Postman(transport, store, world, bundle=bundle, look=look)
         store.posted = self.postman.post
         self._trays: dict[str, Tray] = {}
         self._answers: dict[str, bytes] = {}
@@ -140,13 +147,13 @@ class BrokerEngine:
         with suppress(Unavailable):
             if renewed and (tags := tray.every_tag()):
                 # What waits behind that which is handled must not be counted as handed over in vain.
-                await self.transport.renew(tags)
-            if tags := tray.settle(released):
+                await self.transport.renew(known_to_broker(tags))
+            if tags := tray.release(released):
                 await self.transport.release(tags)
 
     async def acknowledge(self, service: str, deliveries: Sequence[Delivery]) -> None:
         tray = self._trays.get(service)
-        if tray is not None and (tags := tray.settle(by_keeper(deliveries)[1])):
+        if tray is not None and (tags := settled(tray.settle(by_keeper(deliveries)[1]))):
             await self.transport.acknowledge(tags)
 
     async def relay(self, now: datetime, limit: int) -> datetime | None:
@@ -203,7 +210,7 @@ class BrokerEngine:
     # What the transport tells.
 
     def arrived(self, service: str, arrivals: Sequence[Arrival]) -> None:
-        self._trays.setdefault(service, Tray()).put(arrivals)
+        self._trays.setdefault(service, Tray()).put(opened(arrivals))
 
     def lost(self, service: str) -> None:
         if service in self._trays:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
+from outlast.adapters.broker.bundles import bundled
 from outlast.core.failure import failure_of, shortened
 from outlast.core.message import Envelope
 from outlast.core.naming import encode, open_packet
@@ -41,10 +42,13 @@ class Postman:
     A row that was published twice does no harm: the inbox knows its parcels by their ids.
     """
 
-    def __init__(self, transport: Transport, store: Store, world: World, *, look: timedelta = LOOK) -> None:
+    def __init__(
+        self, transport: Transport, store: Store, world: World, *, bundle: int = 1, look: timedelta = LOOK
+    ) -> None:
         self.transport = transport
         self.store = store
         self.world = world
+        self._bundle = bundle
         self._trouble = ""
         self._troubled_until = 0.0
         self._posted: list[Delivery] = []
@@ -137,7 +141,8 @@ class Postman:
 
     async def _publish(self, rows: Sequence[Delivery]) -> None:
         try:
-            await self.transport.publish([parcel for row in rows for parcel in unpack(row.packet)])
+            parcels = [parcel for row in rows for parcel in unpack(row.packet)]
+            await self.transport.publish(bundled(parcels, self._bundle, self.world.new_id))
         except Exception as error:
             if len(rows) > 1 and self.transport.can_publish:
                 await self._publish_each(rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from outlast.adapters.broker.bundles import Bundle
 from outlast.ports import Arrival, Delivery
 
 DOUBTED_AFTER = 3
@@ -34,8 +35,7 @@ class Tray:
             self._tags.setdefault(arrival.id, []).append(arrival.tag)
             if arrival.id not in self._claimed:
                 self._waiting[arrival.id] = arrival
-        for notify in self.notify:
-            notify()
+        self._tell()
 
     def forget(self) -> None:
         """The connection is lost: what waits will come again. What was claimed is still being handled."""
@@ -77,12 +77,34 @@ class Tray:
             self._claimed[id] = arrival or Arrival(id, delivery.packet, delivery.count, None)
 
     def settle(self, deliveries: Sequence[Delivery]) -> list[Any]:
-        """These are done with, or given up. Returns their tags, to be acknowledged or released."""
+        """These are done with. Returns their tags, to be acknowledged."""
         return [tag for delivery in deliveries for tag in self._drop(str(delivery.receipt))]
+
+    def release(self, deliveries: Sequence[Delivery]) -> list[Any]:
+        """These are given back. Returns their tags, to be released.
+
+        The member of a bundle waits here again instead, for the broker cannot hand it over without the others.
+        """
+        tags: list[Any] = []
+        for id in [str(delivery.receipt) for delivery in deliveries]:
+            arrival = self._claimed.get(id)
+            if arrival is None or not any(isinstance(tag, Bundle) for tag in self._tags.get(id, ())):
+                tags += self._drop(id)
+            else:
+                del self._claimed[id]
+                self._counted.discard(id)
+                self._waiting[id] = arrival
+        if len(tags) < len(deliveries):
+            self._tell()
+        return tags
 
     def every_tag(self) -> list[Any]:
         """What the transport knows all of them by, what waits and what is claimed."""
         return [tag for tags in self._tags.values() for tag in tags]
+
+    def _tell(self) -> None:
+        for notify in self.notify:
+            notify()
 
     def _drop(self, id: str) -> list[Any]:
         self._waiting.pop(id, None)

@@ -11,8 +11,6 @@ from outlast.adapters.nats.names import ID_HEADER, from_header_value, receiver_i
 from outlast.adapters.nats.session import HEARTBEAT_SECONDS, Session, encode
 from outlast.ports import Arrival
 
-HELD_MAX = 1000
-"""Messages that one process has of one consumer, and has not acknowledged."""
 PULL_SECONDS = 60.0
 """After this the server forgets a pull that it could not fill."""
 
@@ -35,13 +33,15 @@ class Tag:
 class Consumer:
     """What one process gets of one consumer. It outlives the connection; what it holds may outlive it too."""
 
-    def __init__(self, stream: str, name: str, arrived: Callable[[Sequence[Arrival]], None]) -> None:
+    def __init__(self, stream: str, name: str, arrived: Callable[[Sequence[Arrival]], None], *, held_max: int) -> None:
         self.stream = stream
         self.name = name
         self.held: set[Tag] = set()
         self.is_broken = False
         """The server has no such consumer, as far as we can tell."""
         self._arrived = arrived
+        self._held_max = held_max
+        """Messages that are held and not acknowledged, at most."""
         self._session: Session | None = None
         self._subscription = b""
         self._inbox = ""
@@ -93,8 +93,8 @@ class Consumer:
 
     def _pull(self) -> None:
         """Asks for as much as there is room for, unless a pull is open, or too little room to bother."""
-        room = HELD_MAX - len(self.held)
-        if self._missing or self._is_stopped or self.is_broken or room < HELD_MAX // 4:
+        room = self._held_max - len(self.held)
+        if self._missing or self._is_stopped or self.is_broken or room < self._held_max // 4:
             return
         if self._session is None or self._session.is_lost:
             return

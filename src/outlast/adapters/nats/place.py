@@ -9,11 +9,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from outlast.errors import BadUrl
 
-OPTIONS = ("prefix", "replicas", "ack_wait", "publish_timeout", "creds", "token", "ca", "certificate", "key")
+OPTIONS = ("prefix", "replicas", "bundle", "ack_wait", "publish_timeout", "creds", "token", "ca", "certificate", "key")
 EXAMPLE = (
     "Write nats://host:4222, nats://user:password@host1,host2 or tls://host, with any of the options "
     f"{', '.join(OPTIONS)} as in ?prefix=shop&ack_wait=10."
 )
+
+HELD_MAX = 1000
+BUNDLES_HELD_MAX = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +40,16 @@ class Place:
     """What the names of our streams and subjects begin with."""
     replicas: int | None = None
     """How many servers keep each message; `None`: one, or what the streams have already."""
+    bundle: int = 1
+    """How many parcels with the same destination travel in one message, at most."""
     ack_wait_seconds: float = 10.0
     """How long the server waits for a word about a message before it hands it to another."""
     publish_timeout_seconds: float = 10.0
+
+    @property
+    def held_max(self) -> int:
+        """How many messages a process holds of one consumer; of bundles fewer, for each may be many parcels."""
+        return HELD_MAX if self.bundle == 1 else BUNDLES_HELD_MAX
 
     @property
     def name(self) -> str:
@@ -93,6 +103,7 @@ def _read(url: str) -> Place:
         key=options.get("key", ""),
         prefix=_prefix(options.get("prefix", "outlast")),
         replicas=_replicas(replicas) if replicas is not None else None,
+        bundle=_bundle(options.get("bundle", "1")),
         ack_wait_seconds=_seconds("ack_wait", options.get("ack_wait", "10")),
         publish_timeout_seconds=_seconds("publish_timeout", options.get("publish_timeout", "10")),
     )
@@ -115,6 +126,12 @@ def _prefix(text: str) -> str:
 def _replicas(text: str) -> int:
     if text not in ("1", "3", "5"):
         raise ValueError(f"replicas is {text!r}, and must be 1, 3 or 5")
+    return int(text)
+
+
+def _bundle(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= 1000:
+        raise ValueError(f"bundle is {text!r}, and must be a number from 1 to 1000")
     return int(text)
 
 

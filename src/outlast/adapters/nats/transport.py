@@ -74,6 +74,11 @@ class NatsTransport:
         return self._address
 
     @property
+    def bundle(self) -> int:
+        """How many parcels are to travel in one message."""
+        return self._place.bundle
+
+    @property
     def trouble(self) -> str:
         if self._trouble is None:
             return ""
@@ -108,7 +113,7 @@ class NatsTransport:
             consumers.pop(name).pause()
         for name in wanted:
             if name not in consumers:
-                consumers[name] = Consumer(names.stream, name, self._deliver_to(service))
+                consumers[name] = Consumer(names.stream, name, self._deliver_to(service), held_max=self._place.held_max)
                 consumers[name].resume(session)
         self._services[service] = Service(list(topics), list(consumers.values()))
         # The server has our pulls: what is published from now on comes here.

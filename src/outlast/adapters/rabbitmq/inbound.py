@@ -300,7 +300,7 @@ class Inbound:
         self._consumers[queue] = consumer
         consumer.channel.ended.add_done_callback(lambda _: self._has_lost(consumer))
         try:
-            await consumer.open(self._settings.prefetch)
+            await consumer.open(self._settings.held_max)
         except BaseException:
             consumer.channel.abandon("it could not be opened")
             self._has_lost(consumer)

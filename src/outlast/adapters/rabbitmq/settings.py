@@ -11,6 +11,9 @@ import msgspec
 
 from outlast.errors import BadUrl
 
+PREFETCH = 1000
+PREFETCH_OF_BUNDLES = 100
+"""Each of them may be many parcels."""
 PORTS = {"amqp": 5672, "amqps": 5671}
 EXAMPLE = "amqp://user:password@host1,host2:5673/vhost"
 
@@ -41,7 +44,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_type: Literal["quorum", "classic"] = "quorum"
     prefix: str = "outlast."
     """What the names of queues and of the exchange begin with: two systems share a virtual host by it."""
-    prefetch: int = 1000
+    bundle: int = 1
+    """How many parcels with the same destination travel in one message, at most."""
+    prefetch: int | None = None
     """How many messages a process holds per service without having acknowledged them."""
     topology: Literal["declare", "passive"] = "declare"
     """`passive`: queues, exchange and bindings are made by someone else, ahead of time."""
@@ -49,6 +54,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds; a connection that is silent for twice as long is given up. 0: never."""
     confirm_timeout: float = 10.0
     """Seconds without any progress after which a publish is given up."""
+
+    @property
+    def held_max(self) -> int:
+        """The prefetch, if none is given by whether there are bundles."""
+        return self.prefetch if self.prefetch is not None else PREFETCH if self.bundle == 1 else PREFETCH_OF_BUNDLES
 
     @property
     def exchange(self) -> str:
@@ -120,9 +130,14 @@ def _settings(given: Mapping[str, object], options: Mapping[str, str]) -> Settin
         settings = msgspec.convert({**given, **options}, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise BadUrl(f"an option in a RabbitMQ URL cannot be used: {error}.") from error
-    if not 1 <= settings.prefetch <= 65535 or not 0 <= settings.heartbeat <= 65535 or settings.confirm_timeout <= 0:
+    if (
+        not 1 <= settings.bundle <= 1000
+        or not 1 <= settings.held_max <= 65535
+        or not 0 <= settings.heartbeat <= 65535
+        or settings.confirm_timeout <= 0
+    ):
         raise BadUrl(
-            "an option in a RabbitMQ URL is out of range: prefetch goes from 1 to 65535, heartbeat from 0 to 65535 "
-            "seconds, and confirm_timeout is above 0 seconds."
+            "an option in a RabbitMQ URL is out of range: bundle goes from 1 to 1000, prefetch from 1 to 65535, "
+            "heartbeat from 0 to 65535 seconds, and confirm_timeout is above 0 seconds."
         )
     return settings

@@ -40,6 +40,11 @@ class RabbitMQTransport:
         return self._inbound.reply_queue
 
     @property
+    def bundle(self) -> int:
+        """How many parcels are to travel in one message."""
+        return self.settings.bundle
+
+    @property
     def trouble(self) -> str:
         return self._outbound.trouble or self._inbound.trouble
 

@@ -9,38 +9,52 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import growth, inprocess, limit_nats, limit_postgres, limit_rabbitmq, limit_sqlite, processes
 from bench.peer import PEERS
-from bench.stand import Stand
+from bench.stand import BUNDLED, Stand
 
 Figures = dict[str, Any]
 Measure = Callable[[], float]
 
 
-def alternate(ours: Measure, others: Mapping[str, Measure], rounds: int) -> list[Figures]:
-    """Ours and each of the others, in turn, every second time in the opposite order; the ratio is taken per round."""
-    rates: dict[str, list[float]] = {name: [] for name in ("", *others)}
+def alternate(ours: Mapping[str, Measure], others: Mapping[str, Measure], rounds: int) -> list[Figures]:
+    """Ours and the others, in turn, every second time in the opposite order; the ratio is taken per round.
+
+    Each way of ours has a row for each of the others, whose name it is added to.
+    """
+    measures = [*ours.values(), *others.values()]
+    rates: list[list[float]] = [[] for _ in measures]
     for number in range(rounds):
-        order = list(rates) if number % 2 else list(reversed(rates))
-        for name in order:
-            rates[name].append(others[name]() if name else ours())
-    own = rates.pop("")
-    rows: list[Figures] = []
-    for name, theirs in rates.items():
-        ratios = [mine / their for mine, their in zip(own, theirs, strict=True)]
-        rows.append(
-            {
-                "against": name,
-                "their_orders_per_second": round(statistics.median(theirs)),
-                "our_orders_per_second": round(statistics.median(own)),
-                "ratio": rounded(statistics.median(ratios)),
-                "ratio_range": [rounded(min(ratios)), rounded(max(ratios))],
-            }
-        )
-    return rows
+        for index in range(len(measures)) if number % 2 else reversed(range(len(measures))):
+            rates[index].append(measures[index]())
+    return [
+        row(f"{name}{way}", own, theirs)
+        for way, own in zip(ours, rates, strict=False)
+        for name, theirs in zip(others, rates[len(ours) :], strict=True)
+    ]
+
+
+def row(against: str, own: list[float], theirs: list[float]) -> Figures:
+    """Our rates beside theirs, round by round."""
+    ratios = [mine / their for mine, their in zip(own, theirs, strict=True)]
+    return {
+        "against": against,
+        "their_orders_per_second": round(statistics.median(theirs)),
+        "our_orders_per_second": round(statistics.median(own)),
+        "ratio": rounded(statistics.median(ratios)),
+        "ratio_range": [rounded(min(ratios)), rounded(max(ratios))],
+    }
+
+
+def ways(stand: Stand) -> Mapping[str, Stand]:
+    """The engine as it is, and where there is a broker also with 64 messages in one of the broker's."""
+    bundled = {BUNDLED: replace(stand, bundle=64)} if stand.engine in ("rabbitmq", "nats") else {}
+    return {"": stand, **bundled}
 
 
 def rounded(ratio: float) -> float:
@@ -62,12 +76,13 @@ def limit(stand: Stand, *, quick: bool) -> Figures:
 
         return run
 
-    def ours() -> float:
-        with stand.fresh() as system:
+    def ours(way: Stand) -> float:
+        with way.fresh() as system:
             return inprocess.run(system.url, orders)
 
+    own = {name: watched(f"outlast{name}", partial(ours, way)) for name, way in ways(stand).items()}
     others = {name: watched(name, measure) for name, measure in limits(stand, orders).items()}
-    rows = alternate(watched("outlast", ours), others, 1 if quick else 5)
+    rows = alternate(own, others, 1 if quick else 5)
     return {"rows": rows, "cpu_us_per_message": {name: cpu(costs) for name, costs in spent.items()}}
 
 
@@ -108,7 +123,8 @@ def peer(stand: Stand, *, quick: bool) -> Figures:
     others: dict[str, Measure] = {
         name: lambda each=each: each.run(stand, quick=quick) for name, each in PEERS[stand.engine].items()
     }
-    return {"rows": alternate(lambda: processes.measure(stand, orders), others, 1 if quick else 3)}
+    own = {name: partial(processes.measure, way, orders) for name, way in ways(stand).items()}
+    return {"rows": alternate(own, others, 1 if quick else 3)}
 
 
 def scaling(stand: Stand, *, quick: bool) -> Figures:

@@ -21,6 +21,8 @@ from servers.server import Server
 
 Kind = TypeVar("Kind", bound=Server)
 ENGINES = ("sqlite", "postgres", "rabbitmq", "nats")
+BUNDLED = ", bundled"
+"""What is added to the name of a row that is of outlast with bundles."""
 
 
 class Look:
@@ -80,6 +82,8 @@ class Stand:
     postgres: Postgres | None = None
     rabbitmq: RabbitMQ | None = None
     nats: Nats | None = None
+    bundle: int = 1
+    """How many messages travel in one of the broker's, at most."""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @contextlib.contextmanager
@@ -91,7 +95,7 @@ class Stand:
                 yield System(url, url)
             return
         with database(self.postgres, f"orders{next(self._numbers)}") as rows, self._broker() as broker:
-            yield System(f"{broker}?store={rows}" if broker else rows, rows)
+            yield System(f"{broker}?bundle={self.bundle}&store={rows}" if broker else rows, rows)
 
     @contextlib.contextmanager
     def _broker(self) -> Iterator[str]:

@@ -43,10 +43,21 @@ def test_processes_that_compete_are_measured() -> None:
 def test_a_ratio_is_taken_between_neighbours_in_time() -> None:
     slowing = iter([100.0, 50.0, 20.0, 40.0])  # theirs, ours, ours, theirs
 
-    [row] = alternate(lambda: next(slowing), {"them": lambda: next(slowing)}, 2)
+    [row] = alternate({"": lambda: next(slowing)}, {"them": lambda: next(slowing)}, 2)
 
     assert row["ratio"] == 0.5
     assert row["ratio_range"] == [0.5, 0.5]
+
+
+def test_each_way_of_ours_has_a_row_of_its_own() -> None:
+    rows = alternate({"": lambda: 1.0, ", bundled": lambda: 2.0}, {"one": lambda: 1.0, "two": lambda: 4.0}, 2)
+
+    assert [(row["against"], row["ratio"]) for row in rows] == [
+        ("one", 1),
+        ("two", 0.25),
+        ("one, bundled", 2),
+        ("two, bundled", 0.5),
+    ]
 
 
 def test_the_page_has_all_engines_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

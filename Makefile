@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: seeded-bugs explore test check demo web chaos bench setup services clean
+.PHONY: seeded-bugs explore test check demo web chaos bench lab setup services clean
 
 setup: .venv/ready
 
@@ -39,6 +39,10 @@ chaos: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m bench.run --engine $(ENGINE) $(ARGS)
+
+# One shop built in four ways, under one schedule of faults; writes docs/why.md. About ten minutes.
+lab: .venv/ready
+	$(BIN)/python -m lab $(ARGS)
 
 # Plants known bugs in a copy of the library, one at a time, and shows which search finds them.
 seeded-bugs: .venv/ready

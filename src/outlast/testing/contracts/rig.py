@@ -37,7 +37,10 @@ TIME_LIMIT_SECONDS = 60
 RELAY_LIMIT = 1000
 OUTBOX_SECONDS = 20
 """So long at most may a broker need for what is in the outbox."""
+BROUGHT_SECONDS = 1
+"""So long at most may it then take until a message is brought on a machine that is busy."""
 POLL_SECONDS = 0.005
+ALL = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +138,7 @@ class Rig:
         self.engine = self.open()
         self.inspector = store.inspector(self.engine)
         self._subscribed: set[tuple[Engine, str]] = set()
+        self._claimed: set[Receipt] = set()
 
     def open(self) -> Engine:
         """One more engine, closed at the end of the test."""
@@ -151,6 +155,7 @@ class Rig:
     async def close(self) -> None:
         """Closes what was opened."""
         self._subscribed.clear()
+        self._claimed.clear()
         while self.engines:
             await self.engines.pop().close()
 
@@ -172,6 +177,8 @@ class Rig:
             await work.rollback()
             raise
         await engine.acknowledge(service, changes.handled)
+        self._claimed.update(delivery.receipt for delivery in changes.claimed)
+        self._claimed.difference_update(delivery.receipt for delivery in [*changes.handled, *changes.released])
 
     async def send(self, queue: str, *packets: bytes) -> None:
         """Commands to a service."""
@@ -181,12 +188,13 @@ class Rig:
         """A parcel with an id of its own."""
         return Parcel(self.world.new_id(), packet, **fields)
 
-    async def receive(self, service: str, engine: Engine | None = None, limit: int = 10_000) -> Sequence[Delivery]:
+    async def receive(self, service: str, engine: Engine | None = None, limit: int = ALL) -> Sequence[Delivery]:
         """What is waiting for a service, when all that was committed before is there."""
         engine = engine or self.engine
         if not self.features.shared:
             await self.subscribe(service, engine)
             await self.arrived()
+            await self._brought(service, engine)
         return await engine.receive(service, limit)
 
     async def subscribe(self, service: str, engine: Engine) -> None:
@@ -206,6 +214,16 @@ class Rig:
                     break
                 await asyncio.sleep(POLL_SECONDS)
         await asyncio.sleep(self.features.arrives_within.total_seconds())
+
+    async def _brought(self, service: str, engine: Engine) -> None:
+        """Waits, but not for long, until the broker has brought what it counts: some of it may be another engine's."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + BROUGHT_SECONDS
+        while loop.time() < deadline:
+            counted = [queue.waiting for queue in await self.inspector.queues() if queue.service == service]
+            if sum(counted) <= len(await engine.receive(service, ALL)) + len(self._claimed):
+                break
+            await asyncio.sleep(POLL_SECONDS)
 
     async def comes(self, service: str, packet: bytes, engine: Engine | None = None) -> Delivery:
         """The delivery with this packet, which a process that is gone may have had."""

@@ -7,7 +7,7 @@ import pytest
 from outlast.testing import Features, Store
 from outlast.testing.contracts.instances import InstanceContract
 from outlast.testing.contracts.letters import LetterContract
-from tests.contracts.test_engines import InPostgres
+from tests.contracts.stores import AtUrl
 
 
 @pytest.mark.parametrize("level", ["repeatable%20read", "serializable"])
@@ -18,7 +18,7 @@ class TestIsolation(InstanceContract):
 
     @pytest.fixture
     def store(self, postgres_database: str, level: str) -> Store:
-        return InPostgres(f"{postgres_database}?default_transaction_isolation={level}")
+        return AtUrl(f"{postgres_database}?default_transaction_isolation={level}")
 
 
 class TestTimeZone(LetterContract):
@@ -28,4 +28,4 @@ class TestTimeZone(LetterContract):
 
     @pytest.fixture
     def store(self, postgres_database: str) -> Store:
-        return InPostgres(f"{postgres_database}?timezone=Asia/Kathmandu")
+        return AtUrl(f"{postgres_database}?timezone=Asia/Kathmandu")

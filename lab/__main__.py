@@ -28,7 +28,7 @@ from lab.schedule import Schedule, calm, quick, schedule
 from lab.stage import Servers
 from lab.systems import SYSTEMS
 
-CALM_SECONDS, CALM_SECONDS_QUICK = 8.0, 1.0
+CALM_SECONDS, CALM_SECONDS_QUICK = 6.0, 1.0
 ENOUGH_SEEDS = 3
 """For a report that is published."""
 DOCS = Path(__file__).parents[1] / "docs"

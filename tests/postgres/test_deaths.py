@@ -6,6 +6,8 @@ import asyncio
 import signal
 from pathlib import Path
 
+from servers.postgres import Postgres
+
 from outlast import Command, Service
 from outlast.engines import inspector_of, open_engine
 from outlast.ports import Changes, Parcel
@@ -117,3 +119,28 @@ async def test_a_living_worker_frees_what_one_that_died_had_claimed(postgres_dat
         (queue,) = await inspector_of(engine).queues()
         assert (queue.claimed, queue.workers) == (0, 1)
     await engine.close()
+
+
+async def test_claims_are_freed_of_a_process_that_died_with_the_server(tmp_path: Path) -> None:
+    """CP-02: a server that fell knows no processes any more, so that nobody sees this one missing."""
+    with Postgres() as server:
+        sending, _ = open_engine(server.url)
+        work = await sending.begin("")
+        await work.commit(Changes(parcels=[Parcel("1", b"1", queue="shop")]))
+        await sending.close()
+        with program(CLAIMING, server.url, tmp_path / "log") as process:
+            await asyncio.to_thread(wait_for, lambda: lines(tmp_path / "log"))
+            server.kill()
+            process.kill()
+        server.start()
+
+        engine, world = open_engine(server.url)
+        await engine.declare("shop", [])
+
+        async def is_back() -> bool:
+            await engine.relay(world.now(), 9)
+            return [d.count for d in await engine.receive("shop", 9)] == [1]
+
+        assert not await is_back()
+        await eventually(is_back, within=20)
+        await engine.close()

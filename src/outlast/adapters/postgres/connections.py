@@ -25,7 +25,7 @@ ANSWER_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 PLACE_SECONDS = 10.0
 """How long a turn waits for a connection of its own process to be free."""
-PAUSE_SECONDS_MAX = 2.0
+PAUSE_SECONDS_MAX = 0.5
 TROUBLE_SECONDS = 2 * (CONNECT_SECONDS + PAUSE_SECONDS_MAX)
 """How long it tells of a failure: while the server is away, the next attempt fails before that."""
 

@@ -22,6 +22,12 @@ _SUSPECT = """
     WHERE queue = $1 AND id BETWEEN $2 AND $3 AND owner IS NULL AND count < $4"""
 _FREE = "UPDATE outlast.messages SET claimed_until = NULL, owner = NULL WHERE queue = $1 AND owner = $2"
 _FORGET = "DELETE FROM outlast.workers WHERE number = $1 AND queue = $2"
+_ORPHANED = """
+    UPDATE outlast.messages m SET claimed_until = NULL, owner = NULL
+    WHERE m.queue = ANY($1::integer[]) AND m.owner IS NOT NULL
+    AND pg_postmaster_start_time() > clock_timestamp() - interval '10 minutes'
+    AND NOT EXISTS (SELECT 1 FROM outlast.workers w WHERE w.number = m.owner AND w.queue = m.queue)
+    RETURNING queue"""
 _COUNT = f"""
     SELECT queue, count(*) FROM outlast.workers w WHERE {_ALIVE.format("$1::bigint")} GROUP BY queue"""
 
@@ -43,6 +49,14 @@ async def give_back(session: OwnSession, schema: str, queues: Iterable[int], own
         await session.fetch(within(schema, _FREE), queue, number)
         await session.fetch(within(schema, _FORGET), number, queue)
     return {queue for _, queue, _, _ in dead}
+
+
+async def free_orphans(session: OwnSession, schema: str, queues: Iterable[int]) -> set[int]:
+    """Frees claims of processes that nobody knows any more; returns the queues they were of.
+
+    A server that fell has forgotten `outlast.workers`. Who lives makes itself known again; who died meanwhile cannot.
+    """
+    return {queue for (queue,) in await session.fetch(within(schema, _ORPHANED), list(queues))}
 
 
 def count_alive(schema: str) -> tuple[str, int]:

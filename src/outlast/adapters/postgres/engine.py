@@ -75,6 +75,8 @@ class PostgresEngine:
         self._is_prepared = False
         self._identity: Sequence[Any] = ()
         self._looked_for_dead_at = 0.0
+        self._orphans_at: float | None = None
+        """When to look for claims that a server which fell has forgotten the owners of; once after each return."""
 
     @property
     def trouble(self) -> str:
@@ -104,6 +106,7 @@ class PostgresEngine:
         await self._errands.open()
         await self.fetch("declaring a worker", _AT_WORK, number, [queue])
         self.services[service] = queue
+        self._orphans_at = asyncio.get_running_loop().time() + TRUST_SECONDS
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
         rows = await self._intake.receive(service, limit)
@@ -199,7 +202,12 @@ class PostgresEngine:
             return set()
         self._looked_for_dead_at = clock
         await session.begin()
-        return await deaths.give_back(session, self.schema, self.services.values(), self._listening.number)
+        queues = self.services.values()
+        freed = await deaths.give_back(session, self.schema, queues, self._listening.number)
+        if self._orphans_at is not None and clock >= self._orphans_at:
+            freed |= await deaths.free_orphans(session, self.schema, queues)
+            self._orphans_at = None
+        return freed
 
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self._listening.listen(name, notify)
@@ -251,7 +259,7 @@ class PostgresEngine:
         return await self._server.connect(plans=False, application_name="outlast listens")
 
     async def _came_back(self) -> None:
-        self._looked_for_dead_at = asyncio.get_running_loop().time() + TRUST_SECONDS
+        self._looked_for_dead_at = self._orphans_at = asyncio.get_running_loop().time() + TRUST_SECONDS
         await self.fetch("declaring a worker", _AT_WORK, self._listening.number, list(self.services.values()))
         await self._errands.open()
 

@@ -247,6 +247,22 @@ async def test_a_loop_that_is_blocked_gets_its_messages_again_under_the_same_ids
         assert transport.trouble == ""
 
 
+async def test_an_acknowledgement_that_comes_late_counts(nats_account: str) -> None:
+    """BR-17. AckWait is over and the message has come again: a word about the first time ends it all the same."""
+    async with opened(nats_account, ack_wait=2) as (transport, remembered):
+        await transport.declare("payment", [], [])
+        await transport.publish(commands(3))
+        first = list(await remembered.wait_for("payment", 3))
+        time.sleep(3)
+        await until(lambda: len(remembered.of("payment")) == 6, "the second time")
+
+        await transport.acknowledge(tags(first))
+
+        await asyncio.sleep(5)
+        assert len(remembered.of("payment")) == 6
+        assert await transport.depths(["payment"]) == {"payment": 0}
+
+
 async def test_a_loop_that_is_blocked_longer_than_two_heartbeats_keeps_its_connection(nats_account: str) -> None:
     async with Proxy(nats_account) as unused, opened(nats_account) as (transport, remembered):
         assert unused.accepted == 0

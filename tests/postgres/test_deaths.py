@@ -130,6 +130,7 @@ async def test_claims_are_freed_of_a_process_that_died_with_the_server(tmp_path:
         await sending.close()
         with program(CLAIMING, server.url, tmp_path / "log") as process:
             await asyncio.to_thread(wait_for, lambda: lines(tmp_path / "log"))
+            await asyncio.sleep(1)  # a first claim does not wait for the disk
             server.kill()
             process.kill()
         server.start()

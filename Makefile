@@ -12,8 +12,9 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,postgres,rabbitmq,nats]'
 	touch $@
 
+# In two processes, since most tests wait for servers most of the time; each process has servers of its own.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .

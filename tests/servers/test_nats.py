@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import nats
@@ -57,6 +58,9 @@ async def test_it_comes_back_from_an_orderly_stop(own: Nats) -> None:
 
 def test_a_paused_server_is_silent_and_then_goes_on(own: Nats) -> None:
     own.pause()
+    deadline = time.monotonic() + 5
+    while own.is_up() and time.monotonic() < deadline:
+        time.sleep(0.01)  # its threads stop one after the other
     assert not own.is_up()
 
     own.go_on()

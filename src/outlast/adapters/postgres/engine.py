@@ -13,7 +13,7 @@ from outlast.adapters.postgres.bell import Errands, Listening
 from outlast.adapters.postgres.callers import IDENTITY, check_schema, session_on
 from outlast.adapters.postgres.connections import OwnConnection, Places, Server, asyncpg
 from outlast.adapters.postgres.inspector import PostgresInspector
-from outlast.adapters.postgres.intake import Intake
+from outlast.adapters.postgres.intake import Intake, Pending
 from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.relaying import deliver_due, expire_stashes, return_stashes
 from outlast.adapters.postgres.schema import micros, moment, prepare, read, script, within, written
@@ -22,7 +22,7 @@ from outlast.adapters.postgres.trouble import attempting
 from outlast.adapters.postgres.url import options_of
 from outlast.adapters.postgres.work import PostgresWork
 from outlast.errors import Unavailable
-from outlast.ports import Changes, Delivery, Posted, Receipt, World
+from outlast.ports import Changes, Delivery, Posted, World
 
 DEATHS_SECONDS = 1.0
 TRUST_SECONDS = 5.0
@@ -122,7 +122,7 @@ class PostgresEngine:
         pending = self._intake.begin(service)
         if pending is None:
             return self._work(await self.session(), service)
-        return self._work(pending.session, service, pending.locked)
+        return self._work(pending.session, service, pending)
 
     async def begin_on(self, connection: Any) -> PostgresWork:
         """A transaction on the caller's own connection to this database, so that its rows commit with the messages."""
@@ -138,7 +138,7 @@ class PostgresEngine:
                 raise
         return self._work(session, "")
 
-    def _work(self, session: Session, service: str, locked: dict[Receipt, int] | None = None) -> PostgresWork:
+    def _work(self, session: Session, service: str, pending: Pending | None = None) -> PostgresWork:
         return PostgresWork(
             session,
             self.names,
@@ -146,7 +146,7 @@ class PostgresEngine:
             service=service,
             where=self.where,
             owner=self._listening.number,
-            locked=locked,
+            pending=pending,
             note=self._note,
             committed=lambda changes, rung: self._was_committed(service, changes, rung),
             posted=self.posted,

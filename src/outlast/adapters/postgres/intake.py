@@ -36,8 +36,8 @@ class Pending:
 
     session: OwnSession
     rows: Sequence[Any]
-    is_full: bool
-    """There were as many as were asked for, so there are probably more."""
+    look_ahead: Callable[[], None]
+    """To be called by a turn that is about all of them, for there are probably more."""
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -94,8 +94,6 @@ class Intake:
             return None
         if pending.timer is not None:
             pending.timer.cancel()
-        if pending.is_full:
-            self._look_ahead(service, len(pending.rows))
         return pending
 
     def look_back(self, service: str) -> None:
@@ -120,7 +118,7 @@ class Intake:
         except BaseException:
             await session.rollback()
             raise
-        return Pending(session, rows, is_full=len(rows) == limit)
+        return Pending(session, rows, lambda: self._look_ahead(service, limit) if len(rows) == limit else None)
 
     async def _take(self, session: OwnSession, service: str, limit: int) -> Sequence[Any]:
         """Locks what is waiting, without waiting for what others have locked."""

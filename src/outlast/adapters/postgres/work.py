@@ -11,6 +11,7 @@ import msgspec
 
 from outlast.adapters.postgres import history
 from outlast.adapters.postgres.connections import ANSWER_SECONDS, OWN_PLANS, USERS_PLANS
+from outlast.adapters.postgres.intake import Pending
 from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.parts import PARTS, Parts
 from outlast.adapters.postgres.schema import array, micros, read, within, written
@@ -88,7 +89,7 @@ class PostgresWork:
         service: str,
         where: str,
         owner: int | None = None,
-        locked: Mapping[Receipt, int] | None = None,
+        pending: Pending | None = None,
         note: Callable[[str, Sequence[int]], None] | None = None,
         committed: Callable[[Changes, set[str]], None] = lambda changes, rung: None,
         posted: Posted | None = None,
@@ -101,7 +102,8 @@ class PostgresWork:
         self.where = where
         self.now = micros(world.now())
         self._owner = owner
-        self._locked = locked or {}
+        self._pending = pending
+        self._locked = pending.locked if pending is not None else {}
         """Count by id: the deliveries that this very transaction was handed."""
         self._note = note
         self._committed = committed
@@ -113,6 +115,9 @@ class PostgresWork:
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
         locked = self._locked
         mine: set[Receipt] = {d.receipt for d in deliveries if locked.get(d.receipt) == d.count}
+        if self._pending is not None and len(mine) == len(locked):
+            # What this turn leaves is older than what would be locked ahead, and comes first.
+            self._pending.look_ahead()
         asked, brought = by_keeper([d for d in deliveries if d.receipt not in mine])
         if asked:
             ids = sorted(int(d.receipt) for d in asked)

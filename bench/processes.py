@@ -12,9 +12,10 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 
 import psutil
+from servers.others import cpu_of
 
 from bench.orders import ordering, payment, placed, warehouse
-from bench.stand import Look, Stand, System, cpu_of
+from bench.stand import Look, Stand, System
 from outlast import Client, Worker, run
 from outlast.adapters.system import SystemWorld
 from outlast.engines import inspector_of, open_engine

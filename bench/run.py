@@ -12,11 +12,11 @@ import json
 import sys
 import time
 
-import psutil
+from servers.others import Others
 
 from bench import page
 from bench.parts import PARTS, Figures, parts_of
-from bench.stand import ENGINES, Servers, cpu_of
+from bench.stand import ENGINES, Servers
 
 
 def measure(engine: str, names: list[str], servers: Servers, *, quick: bool) -> dict[str, Figures]:
@@ -25,19 +25,13 @@ def measure(engine: str, names: list[str], servers: Servers, *, quick: bool) -> 
     for name in names:
         print(f"measuring {name} on {engine} …", file=sys.stderr, flush=True)
         stand = servers.of(engine, peer=name == "peer")
-        begin, others = time.perf_counter(), others_cpu()
+        begin, others = time.perf_counter(), Others()
         figures[name] = PARTS[name](stand, quick=quick)
         spent = time.perf_counter() - begin
-        figures[name]["others_cores"] = round(max(0.0, others_cpu() - others) / spent, 2)
+        figures[name]["others_cores"] = others.cores()
         print(f"  {json.dumps(figures[name])} ({spent:.0f} s)", file=sys.stderr, flush=True)
     figures["settings"] = page.settings(servers.of(engine))
     return figures
-
-
-def others_cpu() -> float:
-    """Seconds of CPU that programs other than this one, its servers and its processes have used so far."""
-    times = psutil.cpu_times()
-    return times.user + times.nice + times.system + times.irq + times.softirq - cpu_of(psutil.Process())
 
 
 def wanted(engine: str, only: str) -> list[str]:

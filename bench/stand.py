@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 from servers.nats import Nats
+from servers.others import cpu_of
 from servers.postgres import Postgres
 from servers.rabbitmq import RabbitMQ
 from servers.server import Server
@@ -117,16 +118,6 @@ class Stand:
         """Seconds of CPU that the servers have used so far."""
         servers = (self.postgres, self.rabbitmq, self.nats) if self.engine != "sqlite" else ()
         return sum(cpu_of(psutil.Process(server.pid)) for server in servers if server is not None)
-
-
-def cpu_of(process: psutil.Process) -> float:
-    """Seconds of CPU of a process and its children, those that have ended included."""
-    spent = 0.0
-    for each in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = each.cpu_times()
-            spent += times.user + times.system + times.children_user + times.children_system
-    return spent
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from time import monotonic
 from types import FrameType
 
+from servers.others import Others
 from servers.server import NotInstalled
 
 from lab import page, report
@@ -122,7 +122,7 @@ def main() -> int:
         print("\n\n".join(map(str, given.plans)))
         return 0
     signal.signal(signal.SIGTERM, end)
-    load = os.getloadavg()[0]
+    others = Others()
     try:
         figures = compare(given.names, given.plans, given.calm_seconds)
     except KeyboardInterrupt:
@@ -130,7 +130,7 @@ def main() -> int:
     except NotInstalled as missing:
         print(f"{missing} (or leave the system out: --only)", file=sys.stderr)
         return 1
-    figures |= {"machine": report.machine(), "load_before": round(load, 2)}
+    figures |= {"machine": report.machine(), "others_cores": others.cores()}
     if given.output is not None:
         report.write(figures, given.output)
     if given.as_json:

@@ -26,8 +26,8 @@ from lab.words import (
 
 CALLING = ("chained", "orchestrated")
 MONOLITH = "monolith"
-QUIET = 0.5
-"""The load before a run above which its times are said to be disturbed."""
+QUIET = 0.2
+"""So much of a core may be other programs' before the times of a run are said to be disturbed."""
 HARM = {
     "paid_not_shipped": "paid for and neither shipped nor refunded",
     "shipped_not_paid": "shipped and not paid for",
@@ -276,5 +276,5 @@ def _what_was_done(figures: Figures) -> str:
 
 
 def _unquiet(figures: Figures) -> str:
-    load = figures["load_before"]
-    return f", **which was not quiet**: its load was {load:g} before the run" if load > QUIET else ""
+    others = figures["others_cores"]
+    return f", **which was not quiet**: other programs kept {others:g} cores busy" if others > QUIET else ""

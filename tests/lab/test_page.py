@@ -37,7 +37,7 @@ def figures(bad: set[str]) -> dict[str, Any]:
         "seeds": [4],
         "schedules": {"4": ["seed 4: nothing"]},
         "machine": "a test",
-        "load_before": 0.1,
+        "others_cores": 0.1,
         "systems": {
             name: {
                 "without_faults": figures_of([outcome(CLEAN)]),
@@ -73,7 +73,7 @@ def test_a_workflow_that_leaves_something_is_called_a_defect() -> None:
 
 def test_a_machine_that_was_not_quiet_is_named() -> None:
     assert "which was not quiet" not in page.text(figures(set()))
-    assert "which was not quiet" in page.text(figures(set()) | {"load_before": 3.0})
+    assert "which was not quiet" in page.text(figures(set()) | {"others_cores": 1.5})
 
 
 @pytest.mark.parametrize(

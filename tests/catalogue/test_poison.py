@@ -115,9 +115,9 @@ BAD = {
 async def test_what_cannot_be_read_is_set_aside_on_its_first_attempt(url: str, bad: bytes) -> None:
     """PO-01, PO-02, PO-03, PO-04, PO-05, PO-07, PO-09, PO-24: a dead letter at once, and the next is handled."""
     seen: list[int] = []
-    modules = set(sys.modules)
 
     async with running(url, shop_that_notes(seen)) as system:
+        modules = set(sys.modules)
         await insert(system, packet(body={"number": 1}), bad, packet(body={"number": 2}))
         began = time.monotonic()
         await system.quiet()

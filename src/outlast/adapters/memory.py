@@ -120,6 +120,7 @@ class MemoryEngine:
 
     connection_type: type[Any] | None = None
     connection_waits = False
+    turns_at_once = 1
     trouble = ""
 
     def __init__(self, store: MemoryStore, world: World) -> None:

@@ -4,7 +4,7 @@ Read this first. The guarantee of outlast is an order of steps:
 
     receive → open → begin → seen before? → load states → handle and decide → commit → acknowledge
 
-The first two happen in `worker.Station`, which brings opened letters here; the others are the lines of `_turn`.
+The first two happen in `station.Station`, which brings opened letters here; the others are the lines of `_turn`.
 Whatever a message causes commits together with its consumption, or not at all. A process that dies before the
 commit leaves nothing; one that dies after it leaves everything, and the broker (if there is one) hands over a
 message that `first_sight` then recognises.

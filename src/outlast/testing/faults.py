@@ -120,6 +120,7 @@ class FaultyEngine:
         self.turnstile = turnstile
         self.connection_type = inner.connection_type
         self.connection_waits = inner.connection_waits
+        self.turns_at_once = inner.turns_at_once
 
     @property
     def trouble(self) -> str:

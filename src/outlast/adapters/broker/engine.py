@@ -50,6 +50,8 @@ class BrokerEngine:
     case. `look`: how often it looks for what others left in the outbox.
     """
 
+    turns_at_once = 1
+
     def __init__(
         self, transport: Transport, store: Store, world: World, *, bundle: int = 1, look: timedelta = LOOK
     ) -> None:

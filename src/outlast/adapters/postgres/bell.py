@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from hashlib import blake2s
 from typing import Any
@@ -187,14 +187,14 @@ class Errands:
         self._rings.update(names)
         self._start()
 
-    def note(self, number: int, queue: int, ids: Sequence[int]) -> None:
-        """Notes under our number which messages of a queue a turn is about.
+    def note(self, number: int, queue: int, first: int, last: int) -> None:
+        """Notes under our number which messages of a queue turns are about.
 
         A turn that dies with its process leaves nothing in the tables, so nothing else tells which messages may have
         killed it. No note is made of its end: what it was about is then gone, or claimed.
         """
         self._number = number
-        self._notes[queue] = (ids[0], ids[-1])
+        self._notes[queue] = (first, last)
         self._start()
 
     async def close(self) -> None:

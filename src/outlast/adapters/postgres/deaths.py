@@ -28,6 +28,8 @@ _ORPHANED = """
     AND pg_postmaster_start_time() > clock_timestamp() - interval '10 minutes'
     AND NOT EXISTS (SELECT 1 FROM outlast.workers w WHERE w.number = m.owner AND w.queue = m.queue)
     RETURNING queue"""
+OTHERS = "SELECT DISTINCT queue FROM outlast.workers WHERE queue = ANY($1::integer[]) AND number <> $2::bigint"
+"""Which of these queues other processes have open, or had and it is not known yet that they died."""
 _COUNT = f"""
     SELECT queue, count(*) FROM outlast.workers w WHERE {_ALIVE.format("$1::bigint")} GROUP BY queue"""
 

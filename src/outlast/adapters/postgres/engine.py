@@ -51,6 +51,7 @@ class PostgresEngine:
 
     connection_type: type[Any] | None = asyncpg.Connection
     connection_waits = True
+    turns_at_once = 3
 
     def __init__(self, url: str, world: World) -> None:
         options = options_of(url)
@@ -70,7 +71,7 @@ class PostgresEngine:
         self._listening = Listening(self._connect_ears, schema=schema, token=token, dice=world.dice)
         self._listening.on_return = self._came_back
         self._errands = Errands(self.own, schema=schema, token=token)
-        self._intake = Intake(self._turns, self.session, self.names, world, where=where)
+        self._intake = Intake(self.session, self.names, world, where=where)
         self._preparing = asyncio.Lock()
         self._is_prepared = False
         self._identity: Sequence[Any] = ()
@@ -106,17 +107,23 @@ class PostgresEngine:
         await self._errands.open()
         await self.fetch("declaring a worker", _AT_WORK, number, [queue])
         self.services[service] = queue
+        queues = list(self.services.values())
+        self._has_seen(await self.fetch("looking for other workers", deaths.OTHERS, queues, number))
         self._orphans_at = asyncio.get_running_loop().time() + TRUST_SECONDS
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
         rows = await self._intake.receive(service, limit)
         if rows:
-            self._note(service, [id for id, _, _ in rows])
+            self._note(service, rows[0][0], rows[-1][0])
         return [Delivery(id, packet, count) for id, packet, count in rows]
 
-    def _note(self, service: str, ids: Sequence[int]) -> None:
+    def _note(self, service: str, first: int, last: int) -> None:
+        """Lets others know what turns are about, these and those that are under way."""
         if self._listening.number is not None and service in self.services:
-            self._errands.note(self._listening.number, self.services[service], ids)
+            lowest, highest = self._intake.under_way(service)
+            if highest:
+                first, last = min(first, lowest), max(last, highest)
+            self._errands.note(self._listening.number, self.services[service], first, last)
 
     async def begin(self, service: str) -> PostgresWork:
         pending = self._intake.begin(service)
@@ -207,7 +214,13 @@ class PostgresEngine:
         if self._orphans_at is not None and clock >= self._orphans_at:
             freed |= await deaths.free_orphans(session, self.schema, queues)
             self._orphans_at = None
+        self._has_seen(await session.fetch(within(self.schema, deaths.OTHERS), list(queues), self._listening.number))
         return freed
+
+    def _has_seen(self, others: Sequence[Any]) -> None:
+        """These queues other processes have as well."""
+        shared = {queue for (queue,) in others}
+        self._intake.alone = {service for service, queue in self.services.items() if queue not in shared}
 
     def listen(self, name: str, notify: Callable[[], None]) -> None:
         self._listening.listen(name, notify)

@@ -1,13 +1,13 @@
 """History, packed: one row per turn, so that writing it costs little, with marks by which entries are found.
 
 A mark is a four-byte checksum of a conversation's id or of an instance's key. The server looks for marks and hands
-over only the turns that have one.
+over only the turns that have one. It takes the packets of what a turn consumes over from the queue by itself.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ Rows = Callable[..., Awaitable[Sequence[Any]]]
 
 
 class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An entry without what all entries of a turn share."""
+    """An entry without what all entries of a turn share, and without the packet if that was in the queue."""
 
     conversation: str
     outcome: str
@@ -42,11 +42,14 @@ class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
 _decode = msgspec.msgpack.Decoder(list[Line]).decode
 
 
-def row_of(entries: Sequence[Entry]) -> tuple[str, int, str, bytes]:
-    """The values of one turn's row."""
+def row_of(entries: Sequence[Entry], handled: Set[Receipt]) -> tuple[str, int, str, bytes]:
+    """The values of one turn's row, without the packets of what it handled."""
     marks = {_mark(entry.conversation) for entry in entries}
     marks |= {_mark(entry.key) for entry in entries if entry.key}
-    lines = [(e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, e.packet) for e in entries]
+    lines = [
+        (e.conversation, e.outcome, e.workflow, e.key, e.note, e.receipt, b"" if e.receipt in handled else e.packet)
+        for e in entries
+    ]
     last = entries[-1]
     return last.service, micros(last.at), array(marks), _encode(lines)
 
@@ -91,7 +94,8 @@ async def _end(rows: Rows, now: int) -> int | None:
 
 
 def _entries(turns: Sequence[Any]) -> Iterator[tuple[int, Entry]]:
-    for turn, service, at, lines in turns:
+    for turn, service, at, lines, ids, packets in turns:
+        handled = dict(zip(ids or (), packets or (), strict=True))
         for place, line in enumerate(_decode(lines)):
             yield (
                 (turn << PLACES) + place,
@@ -100,7 +104,7 @@ def _entries(turns: Sequence[Any]) -> Iterator[tuple[int, Entry]]:
                     moment(at),
                     service,
                     line.outcome,
-                    line.packet,
+                    line.packet or handled.get(line.receipt, b""),
                     line.workflow,
                     line.key,
                     line.note,
@@ -113,7 +117,7 @@ _YOUNG = """
     SELECT number FROM outlast.history WHERE number >= (SELECT max(number) FROM outlast.history) - 2000
     AND at > $1 ORDER BY number"""
 _TURNS = """
-    SELECT number, service, at, entries FROM outlast.history
+    SELECT number, service, at, entries, ids, packets FROM outlast.history
     WHERE number >= $1 AND ($2::bigint IS NULL OR number < $2)"""
 _ALL = f"{_TURNS} ORDER BY number LIMIT $3"
 _MARKED = f"{_TURNS} AND marks && $4::integer[] ORDER BY number LIMIT $3"

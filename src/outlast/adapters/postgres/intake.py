@@ -1,49 +1,67 @@
-"""What waits in the queues: locked when it is looked at, until a turn begins that is about it."""
+"""What waits in the queues: handed to a turn, and kept from others until that ends.
+
+Where several processes have a queue open, what is read is locked; where only one has, it need not be. Who is mistaken
+in that loses no more than a turn: a commit that finds that another has taken something is refused.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from outlast.adapters.postgres.connections import Places
 from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.schema import micros, within
 from outlast.adapters.postgres.sessions import OwnSession
 from outlast.adapters.postgres.trouble import attempting
-from outlast.errors import Unavailable
 from outlast.ports import Receipt, World
 
 HELD_SECONDS = 0.05
 """How long what was received is kept from others, for a turn to begin."""
 HELD_SECONDS_EMPTY = 0.005
-AHEAD_SECONDS = 0.5
-"""How long what was taken ahead is kept from others, while the turn before it goes on."""
 LOOK_BACK_SECONDS = 1.0
 """How long at most a message waits that was committed after one with a higher number."""
+NOTHING = (0, 0)
 
 _TAKE = """
     SELECT id, packet, count FROM outlast.messages
-    WHERE queue = $1 AND id > $2 AND (claimed_until IS NULL OR claimed_until <= $3)
-    ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED"""
+    WHERE queue = $1 AND id > $2 AND (id < $3 OR id > $4) AND (claimed_until IS NULL OR claimed_until <= $5)
+    ORDER BY id LIMIT $6"""
+_TAKE_LOCKED = f"{_TAKE} FOR UPDATE SKIP LOCKED"
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Pending:
-    """The transaction in which something is locked, waiting for a turn to begin."""
+    """What was received last, and the connection for the turn that is about it."""
 
+    intake: Intake
+    service: str
     session: OwnSession
     rows: Sequence[Any]
-    look_ahead: Callable[[], None]
-    """To be called by a turn that is about all of them, for there are probably more."""
     timer: asyncio.TimerHandle | None = None
 
     @property
-    def locked(self) -> dict[Receipt, int]:
+    def counts(self) -> dict[Receipt, int]:
         """How often each was handed over, by id."""
         return {id: count for id, _, count in self.rows}
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The first and the last id."""
+        return (self.rows[0][0], self.rows[-1][0]) if self.rows else NOTHING
+
+    def ended(self, *, is_committed: bool, is_overruled: bool = False) -> None:
+        """The turn has ended; only the first call counts."""
+        under_way = self.intake.turns[self.service]
+        if self not in under_way:
+            return
+        under_way.remove(self)
+        if not is_committed:
+            self.intake.look_back(self.service)
+        if is_overruled:
+            self.intake.alone.discard(self.service)
 
     async def let_go(self) -> None:
         """Others may have it."""
@@ -61,28 +79,27 @@ class Edge:
 
 
 class Intake:
-    """Locks what waits, batch by batch. While a turn goes on, the batch for the next one is locked already."""
+    """Hands out what waits, batch by batch."""
 
-    def __init__(
-        self, places: Places, session: Callable[[], Awaitable[OwnSession]], names: Names, world: World, *, where: str
-    ) -> None:
-        self._places = places
+    def __init__(self, session: Callable[[], Awaitable[OwnSession]], names: Names, world: World, *, where: str) -> None:
+        self.alone: set[str] = set()
+        """The services that no other process has, as far as is known."""
+        self.turns: dict[str, list[Pending]] = defaultdict(list)
+        """Those under way."""
         self._session = session
         self._names = names
         self._world = world
         self._where = where
         self._pending: dict[str, Pending] = {}
-        self._ahead: dict[str, asyncio.Task[Pending]] = {}
         self._edges: dict[str, Edge] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def receive(self, service: str, limit: int) -> Sequence[Any]:
-        """Id, packet and count of what waits, oldest first; kept from others for a short time."""
+        """Id, packet and count of what waits and no turn is about, oldest first; kept for a turn for a short time."""
         before = self._pending.pop(service, None)
         if before is not None:
             await before.let_go()
-        pending = await self._looked_ahead(service) or await self._look(service, limit)
-        self._pending[service] = pending
+        pending = self._pending[service] = await self._look(service, limit)
         held = HELD_SECONDS if pending.rows else HELD_SECONDS_EMPTY
         pending.timer = asyncio.get_running_loop().call_later(held, self._give_up, service, pending)
         return pending.rows
@@ -94,7 +111,15 @@ class Intake:
             return None
         if pending.timer is not None:
             pending.timer.cancel()
+        if pending.rows:
+            self.turns[service].append(pending)
         return pending
+
+    def under_way(self, service: str) -> tuple[int, int]:
+        """The first and the last id of what turns are about, and of what was received for the next."""
+        pending = self._pending.get(service)
+        ranges = [each.range for each in (*self.turns[service], *([pending] if pending else [])) if each.rows]
+        return (min(first for first, _ in ranges), max(last for _, last in ranges)) if ranges else NOTHING
 
     def look_back(self, service: str) -> None:
         """Something older waits again."""
@@ -105,8 +130,6 @@ class Intake:
         """Lets go of everything."""
         while self._pending:
             await self._pending.popitem()[1].let_go()
-        while self._ahead:
-            await self._undo(self._ahead.popitem()[1])
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -118,61 +141,34 @@ class Intake:
         except BaseException:
             await session.rollback()
             raise
-        return Pending(session, rows, lambda: self._look_ahead(service, limit) if len(rows) == limit else None)
+        return Pending(self, service, session, rows)
 
     async def _take(self, session: OwnSession, service: str, limit: int) -> Sequence[Any]:
-        """Locks what is waiting, without waiting for what others have locked."""
-        await session.begin()
+        """What is waiting, without waiting for what others have locked."""
+        sql = within(self._names.schema, _TAKE if service in self.alone else _TAKE_LOCKED)
+        if service not in self.alone:
+            await session.begin()
         queue = (await Numbers(self._names, session).queues([service], make=False)).get(service)
         if queue is None:
             return []
-        clock = asyncio.get_running_loop().time()
+        clock, now = asyncio.get_running_loop().time(), micros(self._world.now())
         edge = self._edges.setdefault(service, Edge())
         if clock >= edge.valid_until:
             edge.id, edge.valid_until = 0, clock + LOOK_BACK_SECONDS
-        sql, now = within(self._names.schema, _TAKE), micros(self._world.now())
-        rows = await session.fetch(sql, queue, edge.id, now, limit)
-        if not rows and edge.id:
-            edge.id = 0
-            rows = await session.fetch(sql, queue, edge.id, now, limit)
-        if rows:
-            edge.id = rows[0][0] - 1
+        first, last = self.under_way(service)
+        after = max(edge.id, last) if edge.id else 0
+        rows = await session.fetch(sql, queue, after, first, last, now, limit)
+        if not rows and after:
+            after = 0
+            rows = await session.fetch(sql, queue, after, first, last, now, limit)
+        edge.id = rows[0][0] - 1 if rows else 0
         return rows
-
-    async def _looked_ahead(self, service: str) -> Pending | None:
-        """What was taken ahead, if there was something then; by now there may be more."""
-        ahead = self._ahead.pop(service, None)
-        if ahead is None:
-            return None
-        pending = await ahead
-        if pending.rows:
-            return pending
-        await pending.let_go()
-        return None
-
-    def _look_ahead(self, service: str, limit: int) -> None:
-        """Begins to lock the next batch, if there is a connection for that."""
-        if self._places.is_full or service in self._ahead:
-            return
-        loop = asyncio.get_running_loop()
-        task = self._ahead[service] = loop.create_task(self._look(service, limit))
-        loop.call_later(AHEAD_SECONDS, self._drop_ahead, service, task)
-
-    def _drop_ahead(self, service: str, task: asyncio.Task[Pending]) -> None:
-        """No receive has come for it in time."""
-        if self._ahead.get(service) is task:
-            del self._ahead[service]
-            self._soon(self._undo(task))
 
     def _give_up(self, service: str, pending: Pending) -> None:
         """No turn has begun in time."""
         if self._pending.get(service) is pending:
             del self._pending[service]
             self._soon(pending.let_go())
-
-    async def _undo(self, ahead: asyncio.Task[Pending]) -> None:
-        with suppress(Unavailable):
-            await (await ahead).let_go()
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

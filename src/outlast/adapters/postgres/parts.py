@@ -14,20 +14,17 @@ _PLACE = re.compile(r"\$(\d+)")
 
 PARTS = {
     "handled": """
-        DELETE FROM outlast.messages m USING unnest($1::text::bigint[], $2::text::integer[]) AS h (id, count)
-        WHERE m.queue = $3::integer AND m.id = h.id AND m.count = h.count RETURNING 1""",
+        DELETE FROM outlast.messages
+        WHERE queue = $2::integer AND id = ANY($1::text::bigint[]) AND count = $3::integer RETURNING id, packet""",
     "claimed": """
-        UPDATE outlast.messages m SET count = m.count + 1, claimed_until = $4::bigint, owner = $5::bigint
-        FROM unnest($1::text::bigint[], $2::text::integer[]) AS c (id, count)
-        WHERE m.queue = $3::integer AND m.id = c.id AND m.count = c.count RETURNING 1""",
+        UPDATE outlast.messages SET count = count + 1, claimed_until = $4::bigint, owner = $5::bigint
+        WHERE queue = $2::integer AND id = ANY($1::text::bigint[]) AND count = $3::integer RETURNING 1""",
     "renewed": """
-        UPDATE outlast.messages m SET claimed_until = $4::bigint
-        FROM unnest($1::text::bigint[], $2::text::integer[]) AS c (id, count)
-        WHERE m.queue = $3::integer AND m.id = c.id AND m.count = c.count RETURNING 1""",
+        UPDATE outlast.messages SET claimed_until = $4::bigint
+        WHERE queue = $2::integer AND id = ANY($1::text::bigint[]) AND count = $3::integer RETURNING 1""",
     "released": """
-        UPDATE outlast.messages m SET count = m.count - 1, claimed_until = NULL, owner = NULL
-        FROM unnest($1::text::bigint[], $2::text::integer[]) AS c (id, count)
-        WHERE m.queue = $3::integer AND m.id = c.id AND m.count = c.count RETURNING 1""",
+        UPDATE outlast.messages SET count = count - 1, claimed_until = NULL, owner = NULL
+        WHERE queue = $2::integer AND id = ANY($1::text::bigint[]) AND count = $3::integer RETURNING 1""",
     "seen": """
         INSERT INTO outlast.inbox (queue, id, at) SELECT $2::integer, id, $3::bigint FROM unnest($1::text[]) AS s (id)
         ON CONFLICT DO NOTHING RETURNING 1""",
@@ -97,6 +94,10 @@ PARTS = {
     "history": """
         INSERT INTO outlast.history (service, at, marks, entries)
         VALUES ($1::text, $2::bigint, $3::text::integer[], $4::bytea) RETURNING 1""",
+    "history_of_handled": """
+        INSERT INTO outlast.history (service, at, marks, entries, ids, packets)
+        SELECT $1::text, $2::bigint, $3::text::integer[], $4::bytea, array_agg(id), array_agg(packet)
+        FROM handled RETURNING 1""",
 }
 
 RINGING = frozenset({"posted", "sent", "returned"})
@@ -105,14 +106,18 @@ RINGING = frozenset({"posted", "sent", "returned"})
 
 @lru_cache(maxsize=512)
 def combined(names: tuple[str, ...], counts: tuple[int, ...]) -> str:
-    """One statement of these parts, which have so many values each; a column for each part, in order."""
+    """One statement of these parts, which have so many values each; a column for each part, in order.
+
+    Where a part is there several times, the others refer to the first by its name.
+    """
     texts: list[str] = []
     columns: list[str] = []
     offset = 0
-    for name, count in zip(names, counts, strict=True):
-        texts.append(f"{name} AS ({_moved(PARTS[name], offset)})")
+    for place, (name, count) in enumerate(zip(names, counts, strict=True)):
+        alias = name if name not in names[:place] else f"{name}_{place}"
+        texts.append(f"{alias} AS ({_moved(PARTS[name], offset)})")
         column = "array_agg(DISTINCT queue)" if name in RINGING else "max(id)" if name == "outboxed" else "count(*)"
-        columns.append(f"(SELECT {column} FROM {name})")
+        columns.append(f"(SELECT {column} FROM {alias})")
         offset += count
     return f"WITH {', '.join(texts)} SELECT {', '.join(columns)}"
 

@@ -106,7 +106,9 @@ MIGRATIONS: Sequence[str] = (
         at bigint NOT NULL,
         service text NOT NULL,
         marks integer[] NOT NULL,
-        entries bytea NOT NULL
+        entries bytea NOT NULL,
+        ids bigint[],                            -- the messages that the turn consumed, and their packets
+        packets bytea[]
     ) WITH (autovacuum_vacuum_scale_factor = 0.02);
     CREATE TABLE outlast.replies (
         request text COLLATE "C" PRIMARY KEY,
@@ -144,8 +146,8 @@ MIGRATIONS: Sequence[str] = (
     DO $$
     DECLARE place record;
     BEGIN
-        FOR place IN SELECT * FROM (VALUES ('messages', 'packet'), ('history', 'entries'), ('instances', 'state'))
-                     AS places (name, part) LOOP
+        FOR place IN SELECT * FROM (VALUES ('messages', 'packet'), ('history', 'entries'), ('history', 'packets'),
+                     ('instances', 'state')) AS places (name, part) LOOP
             EXECUTE format('ALTER TABLE outlast.%I ALTER COLUMN %I SET COMPRESSION lz4', place.name, place.part);
         END LOOP;
     EXCEPTION WHEN OTHERS THEN

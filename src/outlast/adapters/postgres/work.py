@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -90,7 +91,7 @@ class PostgresWork:
         where: str,
         owner: int | None = None,
         pending: Pending | None = None,
-        note: Callable[[str, Sequence[int]], None] | None = None,
+        note: Callable[[str, int, int], None] | None = None,
         committed: Callable[[Changes, set[str]], None] = lambda changes, rung: None,
         posted: Posted | None = None,
     ) -> None:
@@ -103,8 +104,8 @@ class PostgresWork:
         self.now = micros(world.now())
         self._owner = owner
         self._pending = pending
-        self._locked = pending.locked if pending is not None else {}
-        """Count by id: the deliveries that this very transaction was handed."""
+        self._received = pending.counts if pending is not None else {}
+        """Count by id: the deliveries that were received for this very transaction."""
         self._note = note
         self._committed = committed
         self._posted = posted
@@ -113,23 +114,20 @@ class PostgresWork:
         self._rung: set[str] = set()
 
     async def first_sight(self, deliveries: Sequence[Delivery]) -> set[Receipt]:
-        locked = self._locked
-        mine: set[Receipt] = {d.receipt for d in deliveries if locked.get(d.receipt) == d.count}
-        if self._pending is not None and len(mine) == len(locked):
-            # What this turn leaves is older than what would be locked ahead, and comes first.
-            self._pending.look_ahead()
+        received = self._received
+        mine: set[Receipt] = {d.receipt for d in deliveries if received.get(d.receipt) == d.count}
         asked, brought = by_keeper([d for d in deliveries if d.receipt not in mine])
         if asked:
-            ids = sorted(int(d.receipt) for d in asked)
-            if self._note is not None:
-                self._note(self.service, ids)
+            claimed = sorted(int(d.receipt) for d in asked if d.count > 0)
+            unclaimed = sorted(int(d.receipt) for d in asked if d.count == 0)
             counts: dict[Receipt, int] = {}
-            claimed = {int(d.receipt) for d in asked if d.count > 0}
             queue, attempt = await self._queue(), "looking for deliveries"
-            if unclaimed := [id for id in ids if id not in claimed]:  # if others have them, they come again
+            if unclaimed:  # if others have them, they come again
+                if self._note is not None:
+                    self._note(self.service, unclaimed[0], unclaimed[-1])
                 counts.update(await self.rows(attempt, _OURS_IF_FREE, queue, array(unclaimed)))
             if claimed:  # a handler has carried them out: ours, unless the count is found to be another at the commit
-                counts.update(await self._looked_up(attempt, _OURS, queue, array(sorted(claimed))))
+                counts.update(await self._looked_up(attempt, _OURS, queue, array(claimed)))
             mine |= {d.receipt for d in asked if counts.get(d.receipt) == d.count}
         if brought:
             ids_brought = [written(str(d.receipt)) for d in brought]
@@ -201,9 +199,11 @@ class PostgresWork:
                 await self.session.check()
                 await self._write(changes)
                 await self.session.commit()
-        except BaseException:
+        except BaseException as error:
+            self._end(is_committed=False, is_overruled=isinstance(error, Conflict))
             await self.rollback()
             raise
+        self._end(is_committed=True)
         self.numbers.committed()
         self._committed(changes, self._rung)
         if self._posted is not None:
@@ -211,7 +211,12 @@ class PostgresWork:
                 self._posted(row)
 
     async def rollback(self) -> None:
+        self._end(is_committed=False)
         await self.session.rollback()
+
+    def _end(self, *, is_committed: bool, is_overruled: bool = False) -> None:
+        if self._pending is not None:
+            self._pending.ended(is_committed=is_committed, is_overruled=is_overruled)
 
     async def _write(self, changes: Changes) -> None:
         parts = Parts()
@@ -229,7 +234,9 @@ class PostgresWork:
             parts.add("withdrawn", array(micros(w.due) for w in withdrawn), [written(w.id) for w in withdrawn])
         self.bury(parts, changes.dead)
         if changes.history:
-            parts.add("history", *history.row_of(changes.history))
+            handled = by_count(changes.handled)[:1]  # the part that is called so
+            values = history.row_of(changes.history, {id for _, ids in handled for id in ids})
+            parts.add("history_of_handled" if handled else "history", *values)
         if parts and self._may_be_lost(changes):
             parts.add("unsynced")
         await self.run(parts)
@@ -281,13 +288,9 @@ class PostgresWork:
             ("renewed", changes.renewed),
             ("released", changes.released),
         ):
-            kept = sorted([(d.receipt, d.count) for d in deliveries if isinstance(d.receipt, int)])
-            if not kept:
-                continue
-            must = len(kept) if name in _REFUSED else None
             extra = {"claimed": (until, self._owner), "renewed": (until,)}.get(name, ())
-            ids, counts = array(id for id, _ in kept), array(count for _, count in kept)
-            parts.add(name, ids, counts, queue, *extra, expects=must)
+            for count, ids in by_count(deliveries):
+                parts.add(name, array(ids), queue, count, *extra, expects=len(ids) if name in _REFUSED else None)
         if changes.released:
             self._rung.add(self.service)
         self._settle_brought(parts, changes, queue)
@@ -443,3 +446,16 @@ class PostgresWork:
         with attempting(attempt, where=self.where):
             await self._begin()
             return await self.session.fetch(within(self.names.schema, sql), *values)
+
+
+def by_count(deliveries: Sequence[Delivery]) -> list[tuple[int, list[int]]]:
+    """Ids of the messages that are in the tables, by how often they were handed over: nearly always all the same.
+
+    So the server need not be told it of each. The most frequent comes first.
+    """
+    found: dict[int, list[int]] = defaultdict(list)
+    for delivery in deliveries:
+        if isinstance(delivery.receipt, int):
+            found[delivery.count].append(delivery.receipt)
+    groups = [(count, sorted(ids)) for count, ids in found.items()]
+    return sorted(groups, key=lambda group: -len(group[1]))

@@ -31,6 +31,7 @@ class SqliteEngine:
 
     connection_type: type[Any] | None = sqlite3.Connection
     connection_waits = False
+    turns_at_once = 1
     trouble = ""
 
     def __init__(self, path: Path, world: World, *, synchronous: str = "FULL") -> None:

@@ -95,7 +95,7 @@ async def _end(rows: Rows, now: int) -> int | None:
 
 def _entries(turns: Sequence[Any]) -> Iterator[tuple[int, Entry]]:
     for turn, service, at, lines, ids, packets in turns:
-        handled = dict(zip(ids or (), packets or (), strict=True))
+        handled: dict[Receipt | None, bytes] = dict(zip(ids or (), packets or (), strict=True))
         for place, line in enumerate(_decode(lines)):
             yield (
                 (turn << PLACES) + place,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from outlast.errors import Unavailable
 from outlast.ports import Address, Changes, Delivery
@@ -118,8 +119,12 @@ class Station:
             await self._turn(taken)
         return True
 
-    async def _turn(self, taken: Taken) -> None:
+    def _turn(self, taken: Taken) -> Coroutine[Any, Any, None]:
+        """To be awaited, or made a task of. It counts as under way from now on."""
         self._under_way.append(taken)
+        return self._take_turn(taken)
+
+    async def _take_turn(self, taken: Taken) -> None:
         try:
             await turn(self.host, taken.letters, self.flight.start)
         except BaseException:

@@ -129,7 +129,7 @@ def peer(stand: Stand, *, quick: bool) -> Figures:
 
 def scaling(stand: Stand, *, quick: bool) -> Figures:
     """Two processes that compete for the same queues, against one; and who had the cores meanwhile."""
-    orders = 300 if quick else 6_000
+    orders = 300 if quick else 20_000
     one, two = [], []
     for _ in range(1 if quick else 3):
         one.append(processes.competing(stand, 1, orders))

@@ -34,8 +34,10 @@ class SlowEngine(MemoryEngine):
         """Of the next commits, one each."""
         self.failures: list[Exception] = []
         self.about: dict[int, set[Any]] = {}
+        self.asked_for: list[int] = []
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
+        self.asked_for.append(limit)
         taken = {receipt for receipts in self.about.values() for receipt in receipts}
         rows = await super().receive(service, limit + len(taken))
         return [row for row in rows if row.receipt not in taken][:limit]
@@ -183,6 +185,24 @@ async def test_no_more_handlers_begin_than_there_is_room_for() -> None:
         engine.gate.set()
         await until(lambda: not engine.store.queues["depot"])
     assert most <= BATCH + 2
+
+
+async def test_no_more_is_received_than_there_is_room_for() -> None:
+    engine, depot, is_open = SlowEngine(), Service("depot"), asyncio.Event()
+
+    @depot.handles
+    async def ship(command: Ship) -> None:
+        await is_open.wait()
+
+    engine.gate.set()
+    async with at_work(engine, depot, concurrency=BATCH + 2) as (client, _):
+        await client.send_all(*[Ship(number=n) for n in range(5 * BATCH)])
+        await until(lambda: sum(row.count for row in engine.store.queues["depot"].values()) == BATCH + 2)
+        await client.send_all(*[Ship(number=n) for n in range(BATCH)])
+        await asyncio.sleep(0.05)
+        assert engine.asked_for[-2:] == [BATCH, 2]
+        is_open.set()
+        await until(lambda: not engine.store.queues["depot"])
 
 
 async def test_what_handlers_did_is_not_lost_with_a_turn_that_fails_while_another_goes_on() -> None:

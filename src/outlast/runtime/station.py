@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -32,9 +32,9 @@ class Taken:
         return self.finished + self.waiting
 
     @property
-    def claims(self) -> Iterator[Letter]:
+    def claims(self) -> list[Letter]:
         """Those whose handlers begin as soon as it is committed."""
-        return (letter for letter in self.waiting if letter.runs_outside and not letter.is_claimed)
+        return [letter for letter in self.waiting if letter.runs_outside and not letter.is_claimed]
 
 
 class Station:
@@ -52,6 +52,9 @@ class Station:
         self.wake = asyncio.Event()
         self.is_stopping = False
         self.flight = Flight(host, self.wake.set)
+        has_handlers_inside = any(handler.in_transaction for handler in host.handlers.values())
+        self._only_waits = not has_handlers_inside and not host.service.routes.workflows
+        """Whether all that it takes needs room."""
         self._finished: list[Letter] = []
         """Carried out, and not taken by a turn yet."""
         self._under_way: list[Taken] = []
@@ -108,10 +111,11 @@ class Station:
             self._unawaited.discard(task)
             task.result()
         await self._renew_claims()
-        taken = self._take(await self.host.engine.receive(self.host.name, self.batch))
+        limit = min(self.batch, self._room()) if self._only_waits else self.batch
+        taken = self._take(await self.host.engine.receive(self.host.name, limit) if limit > 0 else [])
         if not (taken.finished or taken.waiting):
             return False
-        if len(taken.waiting) == self.batch and len(self._unawaited) + 1 < self.host.engine.turns_at_once:
+        if len(taken.waiting) == limit > 0 and len(self._unawaited) + 1 < self.host.engine.turns_at_once:
             task = asyncio.get_running_loop().create_task(self._turn(taken))  # and there is probably more
             self._unawaited.add(task)
             task.add_done_callback(lambda _: self.wake.set())
@@ -154,14 +158,16 @@ class Station:
         """The instances that turns under way are about."""
         return {address for taken in self._under_way for letter in taken.letters for _, address in letter.targets}
 
+    def _room(self) -> int:
+        """How many more handlers may run."""
+        return self.concurrency - len(self.flight.flying) - sum(len(taken.claims) for taken in self._under_way)
+
     def _with_room(self, waiting: list[Letter]) -> list[Letter]:
         """Those whose handlers may begin now, and all that need no room because they do not wait."""
-        patience = self.host.patience
-        begun = [letter.delivery.count for taken in self._under_way for letter in taken.claims]
-        room = self.concurrency - len(self.flight.flying) - len(begun)
+        patience, room = self.host.patience, self._room()
         # What runs was counted once more when it was claimed.
         few = patience.few - sum(claim.count > patience.few_after for claim in self.flight.claims)
-        few -= sum(count >= patience.few_after for count in begun)
+        few -= sum(letter.delivery.count >= patience.few_after for taken in self._under_way for letter in taken.claims)
         letters: list[Letter] = []
         for letter in waiting:
             if letter.runs_outside and letter.error is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -17,6 +16,7 @@ from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.parts import PARTS, Parts
 from outlast.adapters.postgres.schema import array, micros, read, within, written
 from outlast.adapters.postgres.sessions import OwnSession, Session
+from outlast.adapters.postgres.settling import by_count, settle
 from outlast.adapters.postgres.statements import SAVEPOINT_NAME, PostgresStatements
 from outlast.adapters.postgres.trouble import attempting, chain, is_of_the_server, is_overruled
 from outlast.errors import BadHandler, Conflict, Unavailable
@@ -221,7 +221,9 @@ class PostgresWork:
     async def _write(self, changes: Changes) -> None:
         parts = Parts()
         if changes.handled or changes.claimed or changes.renewed or changes.released:
-            await self._settle(parts, changes)
+            settle(parts, changes, await self._queue(), owner=self._owner, now=self.now)
+            if changes.released:
+                self._rung.add(self.service)
         if changes.saved:
             await self._save(parts, changes.saved)
         if changes.stashed:
@@ -277,34 +279,6 @@ class PostgresWork:
             await self.numbers.queues(await self._names_of(rung))
         services = self.names.services
         self._rung |= {services[queue] for queue in rung if queue in services}
-
-    async def _settle(self, parts: Parts, changes: Changes) -> None:
-        """Consumes, claims, renews and releases deliveries; only those that are still ours."""
-        queue = await self._queue()
-        until = micros(changes.claimed_until) if changes.claimed_until is not None else None
-        for name, deliveries in (
-            ("handled", changes.handled),
-            ("claimed", changes.claimed),
-            ("renewed", changes.renewed),
-            ("released", changes.released),
-        ):
-            extra = {"claimed": (until, self._owner), "renewed": (until,)}.get(name, ())
-            for count, ids in by_count(deliveries):
-                parts.add(name, array(ids), queue, count, *extra, expects=len(ids) if name in _REFUSED else None)
-        if changes.released:
-            self._rung.add(self.service)
-        self._settle_brought(parts, changes, queue)
-
-    def _settle_brought(self, parts: Parts, changes: Changes, queue: int) -> None:
-        """The same for messages that a broker keeps: of them we keep what was handled, and the suspects' counts."""
-        handled, claimed = by_keeper(changes.handled)[1], by_keeper(changes.claimed)[1]
-        seen = sorted(written(str(d.receipt)) for d in handled)
-        if seen:
-            parts.add("seen", seen, queue, self.now, expects=len(seen))
-        if tried := sorted(written(str(d.receipt)) for d in handled if d.count):
-            parts.add("untried", tried, queue)
-        if suspects := sorted(written(str(d.receipt)) for d in claimed if d.count):
-            parts.add("tried", suspects, queue, self.now)
 
     async def _save(self, parts: Parts, saved: Sequence[Saved]) -> None:
         # In one order everywhere, so that two turns that meet wait for each other and do not block each other.
@@ -446,16 +420,3 @@ class PostgresWork:
         with attempting(attempt, where=self.where):
             await self._begin()
             return await self.session.fetch(within(self.names.schema, sql), *values)
-
-
-def by_count(deliveries: Sequence[Delivery]) -> list[tuple[int, list[int]]]:
-    """Ids of the messages that are in the tables, by how often they were handed over: nearly always all the same.
-
-    So the server need not be told it of each. The most frequent comes first.
-    """
-    found: dict[int, list[int]] = defaultdict(list)
-    for delivery in deliveries:
-        if isinstance(delivery.receipt, int):
-            found[delivery.count].append(delivery.receipt)
-    groups = [(count, sorted(ids)) for count, ids in found.items()]
-    return sorted(groups, key=lambda group: -len(group[1]))

@@ -253,7 +253,10 @@ class Engine(Protocol):
         ...
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
-        """What is waiting, oldest first, without claiming it; at most `limit`. Empty at once if nothing is."""
+        """What is waiting, oldest first, without claiming it; at most `limit`. Empty at once if nothing is.
+
+        Where several turns of a service may be under way at once, what those are about that have begun is left out.
+        """
         ...
 
     async def begin(self, service: str) -> Work:

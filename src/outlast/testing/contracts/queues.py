@@ -64,6 +64,20 @@ class QueueContract(Contract):
         assert len(await rig.receive("shop")) == 3
 
     @promise()
+    async def test_what_a_turn_is_about_is_left_out_for_the_next(self, rig: Rig) -> None:
+        """TR-10"""
+        if rig.engine.turns_at_once == 1:
+            pytest.skip("one turn of a service at a time")
+        await rig.send("shop", b"1", b"2", b"3")
+        some = await rig.receive("shop", limit=2)
+        work = await rig.engine.begin("shop")
+        await work.first_sight(some)
+
+        assert await rig.waiting("shop") == [b"3"]
+        await work.rollback()
+        assert await rig.waiting("shop") == [b"1", b"2", b"3"]
+
+    @promise()
     async def test_an_empty_queue_answers_at_once(self, rig: Rig) -> None:
         """TR-06: also one that nobody has ever declared."""
         await rig.engine.declare("shop", [])

@@ -234,14 +234,17 @@ class Engine(Protocol):
     """The driver's connection class, which transactional handlers may ask for."""
     connection_waits: bool
     """The driver's calls are awaited, so a handler that shares the transaction waits within it."""
-    turns_at_once: int
-    """So many turns of one service are worth having under way at once in this process: more than one where a turn
-    waits for a server. They see of each other what turns of different processes do.
-    """
 
     @property
     def trouble(self) -> str:
         """What does not work at the moment, in one sentence; empty when all is well. Nothing is lost by it."""
+        ...
+
+    @property
+    def turns_at_once(self) -> int:
+        """So many turns of one service are worth having under way in this process just now: more than one where a turn
+        waits for a server. They see of each other what turns of different processes do.
+        """
         ...
 
     async def declare(self, service: str, topics: Sequence[str]) -> None:

@@ -42,6 +42,30 @@ async def most_at_once(*, died: int, messages: int) -> tuple[int, int]:
     return most, done
 
 
+async def test_messages_that_are_doubted_hold_up_no_others() -> None:
+    """Though they stand before them, and no more of them may run."""
+    engine = MemoryEngine(MemoryStore(), SystemWorld())
+    agency, begun, is_open = Service("agency"), list[int](), asyncio.Event()
+
+    @agency.handles
+    async def ask(command: Ask) -> None:
+        begun.append(command.number)
+        await is_open.wait()
+
+    async with Client(engine=engine, world=engine.world) as client:
+        await client.send_all(*[Ask(number=n) for n in range(25)])
+        for row in list(engine.store.queues["agency"].values())[:20]:
+            row.count = 2
+        async with Worker([agency], engine=engine, world=engine.world, concurrency=15):
+            for _ in range(100):
+                if len(begun) == 15:
+                    break
+                await asyncio.sleep(0.01)
+            few = Patience().few
+            assert sorted(begun) == [*range(few), *range(20, 25)]
+            is_open.set()
+
+
 async def test_one_death_changes_nothing() -> None:
     assert await most_at_once(died=1, messages=30) == (30, 30)
 

@@ -35,6 +35,7 @@ class SlowEngine(MemoryEngine):
         self.failures: list[Exception] = []
         self.about: dict[int, set[Any]] = {}
         self.asked_for: list[int] = []
+        self.tidying_seconds = 0.0
 
     async def receive(self, service: str, limit: int) -> Sequence[Delivery]:
         self.asked_for.append(limit)
@@ -63,6 +64,8 @@ class SlowWork(MemoryWork):
                 raise engine.failures.pop()
             await super().commit(changes)
         finally:
+            if engine.tidying_seconds:
+                await asyncio.sleep(engine.tidying_seconds)
             engine.committing.remove(changes)
             engine.about.pop(id(self), None)
 
@@ -93,7 +96,7 @@ class Ship(Command[None], to="depot"):
 
 @asynccontextmanager
 async def at_work(
-    engine: SlowEngine, service: Service, *, concurrency: int = 100
+    engine: SlowEngine, service: Service, *, concurrency: int = 100, grace: timedelta = timedelta(seconds=5)
 ) -> AsyncGenerator[tuple[Client, list[Signal]]]:
     signals: list[Signal] = []
     async with (
@@ -103,6 +106,7 @@ async def at_work(
             world=engine.world,
             batch=BATCH,
             concurrency=concurrency,
+            grace=grace,
             poll=timedelta(seconds=5),
             observe=signals.append,
         ),
@@ -237,3 +241,30 @@ async def test_a_worker_that_stops_lets_its_turns_end() -> None:
         second.set()
         asyncio.get_running_loop().call_later(0.1, first.set)
     assert len(engine.store.instances) == 2 * BATCH
+
+
+async def test_a_worker_that_must_not_wait_waits_for_the_end_of_what_it_breaks_off() -> None:
+    """What is provided to handlers, and the engine, are closed after that."""
+    engine = SlowEngine()
+    engine.tidying_seconds = 0.05
+    async with at_work(engine, STEPS, grace=timedelta(0)) as (client, _):
+        await client.send_all(*[Begun(key=str(n)) for n in range(2 * BATCH)])
+        await until(lambda: len(engine.committing) == 2)
+    assert not engine.committing
+
+
+async def test_it_rests_longer_each_time_while_every_commit_fails() -> None:
+    engine = SlowEngine()
+    engine.gate.set()
+    engine.failures = [Unavailable("the disk is full")] * 1000
+    engine.tidying_seconds = 0.01
+    async with at_work(engine, STEPS) as (client, signals):
+        await client.send_all(*[Begun(key=str(n)) for n in range(5 * BATCH)])
+        await asyncio.sleep(0.1)
+        engine.most_at_once = 0
+        await asyncio.sleep(1.5)
+        assert engine.most_at_once == 1  # more than one turn at a time only if that goes well
+        failures = [signal for signal in signals if isinstance(signal, Interrupted)]
+        assert 3 <= len(failures) <= 7  # after 0, 0.05, 0.15, 0.35, 0.75 and 1.55 seconds, of which one overlapped
+        engine.failures = []
+        await until(lambda: len(engine.store.instances) == 5 * BATCH)

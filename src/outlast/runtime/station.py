@@ -41,7 +41,8 @@ class Station:
     """Takes turns until it is stopped. Where more waits than a turn takes, the next one begins before that one ends.
 
     How many are under way at once is the engine's to say: it pays where a turn waits for a server. No two of them are
-    about the same instance, so none overrules another, and what is for one instance is decided in order.
+    about the same instance, so none overrules another, and what is for one instance is decided in order. Those of a
+    service whose handlers share the transaction do not overlap: the locks of one's rows would hold up the other's.
     """
 
     def __init__(self, host: Host, *, concurrency: int, batch: int, poll: timedelta) -> None:
@@ -52,9 +53,11 @@ class Station:
         self.wake = asyncio.Event()
         self.is_stopping = False
         self.flight = Flight(host, self.wake.set)
-        has_handlers_inside = any(handler.in_transaction for handler in host.handlers.values())
-        self._only_waits = not has_handlers_inside and not host.service.routes.workflows
+        self._has_handlers_inside = any(handler.in_transaction for handler in host.handlers.values())
+        self._only_waits = not self._has_handlers_inside and not host.service.routes.workflows
         """Whether all that it takes needs room."""
+        self._left_doubted = False
+        """What is doubted stands before others, and has no room."""
         self._finished: list[Letter] = []
         """Carried out, and not taken by a turn yet."""
         self._under_way: list[Taken] = []
@@ -72,7 +75,6 @@ class Station:
                 self.wake.clear()
                 try:
                     progressed = await self._once()
-                    self._pause = 0.0
                 except Exception as error:  # the engine's, or a bug: in both cases the others go on, and this is told
                     self.host.observe(Interrupted(self.host.name, error))
                     self._pause = min(max(PAUSE_SECONDS, self._pause * 2), PAUSE_SECONDS_MAX)
@@ -82,10 +84,11 @@ class Station:
                     await asyncio.sleep(0)  # lets the handlers that this turn claimed run
                 else:
                     await idle(self.wake, self.poll)
-            await asyncio.gather(*self._unawaited, return_exceptions=True)
+            await self._end_turns()
         finally:
             for task in self._unawaited:
                 task.cancel()
+            await self._end_turns()
 
     async def stop(self, grace: timedelta) -> None:
         """Takes no more, finishes what runs within the grace period, commits it, and releases the rest."""
@@ -111,17 +114,31 @@ class Station:
             self._unawaited.discard(task)
             task.result()
         await self._renew_claims()
-        limit = min(self.batch, self._room()) if self._only_waits else self.batch
+        limit = self._limit()
         taken = self._take(await self.host.engine.receive(self.host.name, limit) if limit > 0 else [])
         if not (taken.finished or taken.waiting):
+            self._pause = 0.0
             return False
-        if len(taken.waiting) == limit > 0 and len(self._unawaited) + 1 < self.host.engine.turns_at_once:
-            task = asyncio.get_running_loop().create_task(self._turn(taken))  # and there is probably more
+        if len(taken.waiting) == limit > 0 and self._may_overlap:  # for there is probably more
+            task = asyncio.get_running_loop().create_task(self._turn(taken))
             self._unawaited.add(task)
             task.add_done_callback(lambda _: self.wake.set())
         else:
             await self._turn(taken)
         return True
+
+    @property
+    def _may_overlap(self) -> bool:
+        if self._has_handlers_inside or self._pause:
+            return False
+        return len(self._unawaited) + 1 < self.host.engine.turns_at_once
+
+    async def _end_turns(self) -> None:
+        """Waits for the turns that go on, and tells what went wrong with them."""
+        for ended in await asyncio.gather(*self._unawaited, return_exceptions=True):
+            if isinstance(ended, Exception):
+                self.host.observe(Interrupted(self.host.name, ended))
+        self._unawaited.clear()
 
     def _turn(self, taken: Taken) -> Coroutine[Any, Any, None]:
         """To be awaited, or made a task of. It counts as under way from now on."""
@@ -131,6 +148,7 @@ class Station:
     async def _take_turn(self, taken: Taken) -> None:
         try:
             await turn(self.host, taken.letters, self.flight.start)
+            self._pause = 0.0
         except BaseException:
             self._finished = taken.finished + self._finished  # an engine that fails does not cost what handlers did
             raise
@@ -158,6 +176,13 @@ class Station:
         """The instances that turns under way are about."""
         return {address for taken in self._under_way for letter in taken.letters for _, address in letter.targets}
 
+    def _limit(self) -> int:
+        """How much to receive: no more than there is room for, if all of it needs room and none stands in the way."""
+        if not self._only_waits:
+            return self.batch
+        room = self._room()
+        return self.batch if room > 0 and self._left_doubted else min(self.batch, room)
+
     def _room(self) -> int:
         """How many more handlers may run."""
         return self.concurrency - len(self.flight.flying) - sum(len(taken.claims) for taken in self._under_way)
@@ -169,10 +194,12 @@ class Station:
         few = patience.few - sum(claim.count > patience.few_after for claim in self.flight.claims)
         few -= sum(letter.delivery.count >= patience.few_after for taken in self._under_way for letter in taken.claims)
         letters: list[Letter] = []
+        self._left_doubted = False
         for letter in waiting:
             if letter.runs_outside and letter.error is None:
                 is_doubted = letter.delivery.count >= patience.few_after
                 if room <= 0 or (is_doubted and few <= 0):
+                    self._left_doubted |= is_doubted
                     continue
                 room -= 1
                 few -= is_doubted

@@ -222,12 +222,14 @@ class Places:
         self._size = size
         self._where = where
         self._free = asyncio.Semaphore(size)
+        self._taken = 0
         self._idle: list[OwnConnection] = []
         self._is_closed = False
 
     async def take(self) -> OwnConnection:
         """A connection that is in no transaction. Raises `Unavailable` when none is to be had in time."""
         await self._wait_for_place()
+        self._taken += 1
         try:
             while self._idle:
                 connection = self._idle.pop()
@@ -235,13 +237,17 @@ class Places:
                     return connection
             return await self._connect()
         except BaseException:
-            self._free.release()
+            self._release()
             raise
 
     @property
-    def is_full(self) -> bool:
-        """Whether who takes one now has to wait."""
-        return self._free.locked()
+    def has_plenty(self) -> bool:
+        """Whether more than half of them are free."""
+        return self._taken * 2 < self._size
+
+    def _release(self) -> None:
+        self._taken -= 1
+        self._free.release()
 
     async def _wait_for_place(self) -> None:
         if not self._free.locked():
@@ -267,7 +273,7 @@ class Places:
             # The others would be found to be so one by one.
             while self._idle:
                 self._idle.pop().terminate()
-        self._free.release()
+        self._release()
 
     async def close(self) -> None:
         """Closes those that are idle; the others close when they are given back."""

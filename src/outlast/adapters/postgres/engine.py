@@ -29,6 +29,7 @@ TRUST_SECONDS = 5.0
 """When our own connection was lost, others have probably lost theirs: so long they are not taken for dead."""
 STASH_MET = timedelta(minutes=1)
 AGAIN = timedelta(milliseconds=50)
+TURNS_AT_ONCE = 3
 OWN_PLACES = 4
 """Connections beside those of turns: for the relay, for rings and notes, for looking into things."""
 
@@ -51,7 +52,6 @@ class PostgresEngine:
 
     connection_type: type[Any] | None = asyncpg.Connection
     connection_waits = True
-    turns_at_once = 3
 
     def __init__(self, url: str, world: World) -> None:
         options = options_of(url)
@@ -83,6 +83,11 @@ class PostgresEngine:
     def trouble(self) -> str:
         """What does not work at the moment; empty when all is well."""
         return self._server.trouble
+
+    @property
+    def turns_at_once(self) -> int:
+        """Several, as long as that leaves connections for others."""
+        return TURNS_AT_ONCE if self._turns.has_plenty else 1
 
     def inspector(self) -> PostgresInspector:
         """What operators use to look into it."""

@@ -268,3 +268,4 @@ async def test_it_rests_longer_each_time_while_every_commit_fails() -> None:
         assert 3 <= len(failures) <= 7  # after 0, 0.05, 0.15, 0.35, 0.75 and 1.55 seconds, of which one overlapped
         engine.failures = []
         await until(lambda: len(engine.store.instances) == 5 * BATCH)
+    assert engine.most_at_once == 2

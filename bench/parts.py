@@ -135,14 +135,12 @@ def scaling(stand: Stand, *, quick: bool) -> Figures:
         one.append(processes.competing(stand, 1, orders))
         two.append(processes.competing(stand, 2, orders))
     ratios = [b.orders_per_second / a.orders_per_second for a, b in zip(one, two, strict=True)]
-    busy = statistics.median(each.our_cores + each.server_cores for each in one)
     return {
         "one_process": middle(one),
         "two_processes": middle(two),
         "ratio": rounded(statistics.median(ratios)),
         "ratio_range": [rounded(min(ratios)), rounded(max(ratios))],
         "cores": os.cpu_count(),
-        "most_possible_ratio": rounded((os.cpu_count() or 1) / busy),
     }
 
 

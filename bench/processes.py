@@ -31,24 +31,29 @@ TOGETHER = tuple(SERVICES)
 """All of them in one process."""
 
 
-def serve(names: Sequence[str], url: str, begin: Event) -> None:
+def serve(names: Sequence[str], url: str, begin: Event, ready: Event) -> None:
     """These services, from `begin` until SIGTERM."""
     begin.wait()
-    asyncio.run(run(Worker([SERVICES[name] for name in names], url=url)))
+    asyncio.run(run(Worker([SERVICES[name] for name in names], url=url), ready=ready.set))
 
 
 @contextlib.contextmanager
 def workers(url: str, processes: Sequence[Sequence[str]], begin: Event) -> Iterator[list[BaseProcess]]:
     """A process for each group of services. They take no messages before `begin` is set."""
     context = multiprocessing.get_context("spawn")
-    running = [context.Process(target=serve, args=(names, url, begin)) for names in processes]
+    ready = [event(is_set=False) for _ in processes]
+    running = [
+        context.Process(target=serve, args=(names, url, begin, each))
+        for names, each in zip(processes, ready, strict=True)
+    ]
     for process in running:
         process.start()
     try:
         yield running
     finally:
         begin.set()
-        for process in running:
+        for process, each in zip(running, ready, strict=True):
+            each.wait(READY_SECONDS)  # one that the others left nothing to do may still be starting
             process.terminate()
         for process in running:
             process.join()

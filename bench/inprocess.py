@@ -11,7 +11,6 @@ from outlast import Client, Worker
 from outlast.adapters.system import SystemWorld
 from outlast.engines import inspector_of
 from outlast.signals import Signal, Turned
-from outlast.worker import spare_collector
 
 BATCH = 512
 
@@ -48,6 +47,5 @@ async def measure(url: str, orders: int, *, random_keys: bool = False) -> tuple[
 
 def run(url: str, orders: int) -> float:
     """Orders per second."""
-    spare_collector()  # as `outlast.run` does. The programs that it is compared with run in this process, too.
     seconds, _ = asyncio.run(measure(url, orders))
     return orders / seconds

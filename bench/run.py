@@ -17,6 +17,7 @@ from servers.others import Others
 from bench import page
 from bench.parts import PARTS, Figures, parts_of
 from bench.stand import ENGINES, Servers
+from outlast.worker import spare_collector
 
 
 def measure(engine: str, names: list[str], servers: Servers, *, quick: bool) -> dict[str, Figures]:
@@ -51,6 +52,7 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     figures: dict[str, dict[str, Figures]] = {}
+    spare_collector()  # as `outlast.run` does; the programs that are compared with us in one process have it, too
     with Servers() as servers:
         for engine in ENGINES if arguments.engine == "all" else [arguments.engine]:
             figures[engine] = measure(engine, wanted(engine, arguments.only), servers, quick=arguments.quick)

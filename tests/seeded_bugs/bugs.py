@@ -7,7 +7,8 @@ from dataclasses import dataclass
 TURN = "runtime/turn.py"
 BATCH = "runtime/batch.py"
 POST = "runtime/post.py"
-WORKER = "worker.py"
+FAILURE = "core/failure.py"
+STATION = "runtime/station.py"
 INSTANCE = "core/instance.py"
 MEMORY = "adapters/memory.py"
 QUEUES = "adapters/sqlite/queues.py"
@@ -175,7 +176,9 @@ BUGS = [
         ),
     ),
     bug(
-        "workflow not told of a failure", POST, ("    if origin is None and command.reply_to is None:", "    if True:")
+        "workflow not told of a failure",
+        FAILURE,
+        ("    if origin is None and command.reply_to is None:", "    if True:"),
     ),
     bug("completed instance goes on", INSTANCE, ("        if self.done:\n", "        if False:\n")),
     bug("second start handled again", INSTANCE, ("if envelope.type in record.started_by:", "if False:")),
@@ -189,19 +192,16 @@ BUGS = [
     ),
     bug(
         "result of a handler lost when the engine fails",
-        WORKER,
-        (
-            "self._finished += self.flight.take_finished()\n        in_flight",
-            "self._finished = self.flight.take_finished()\n        in_flight",
-        ),
+        STATION,
+        ("            self._finished = taken.finished + self._finished", "            pass"),
     ),
     bug(
         "own message taken again after standing still",
-        WORKER,
-        ("        self._finished += self.flight.take_finished()\n        in_flight", "        in_flight"),
+        STATION,
+        ("        self._finished += self.flight.take_finished()\n        elsewhere", "        elsewhere"),
         (
-            "        deliveries = await self",
-            "        self._finished += self.flight.take_finished()\n        deliveries = await self",
+            "        limit = self._limit()\n",
+            "        self._finished += self.flight.take_finished()\n        limit = self._limit()\n",
         ),
     ),
 ]
@@ -273,8 +273,9 @@ BROKER_BUGS = [
         "message acknowledged before the commit",
         BROKER,
         (
-            "        # A claim is the broker's matter: it keeps from others what it has handed over.\n",
-            "        await self.engine.acknowledge(self.service, changes.handled)\n",
+            "        await (await self.begin()).commit(self.engine.for_store(self.service, changes))\n",
+            "        await self.engine.acknowledge(self.service, changes.handled)\n"
+            "        await (await self.begin()).commit(self.engine.for_store(self.service, changes))\n",
         ),
     ),
     bug(

@@ -13,10 +13,14 @@ from outlast.adapters.postgres.schema import array, micros, written
 from outlast.ports import Changes, Delivery, by_keeper
 
 
-def settle(parts: Parts, changes: Changes, queue: int, *, owner: int | None, now: int) -> None:
-    """Adds the parts. What was handled or claimed must be ours, or nothing may be committed."""
+def settle(parts: Parts, changes: Changes, queue: int, *, owner: int | None, now: int) -> Sequence[int]:
+    """Adds the parts. What was handled or claimed must be ours, or nothing may be committed.
+
+    Returns the ids in the first part that is called `handled`, whose packets other parts can have from it.
+    """
     until = micros(changes.claimed_until) if changes.claimed_until is not None else None
-    for count, ids in by_count(changes.handled):
+    handled = by_count(changes.handled)
+    for count, ids in handled:
         parts.add("handled", array(ids), queue, count, expects=len(ids))
     for count, ids in by_count(changes.claimed):
         parts.add("claimed", array(ids), queue, count, until, owner, expects=len(ids))
@@ -25,6 +29,7 @@ def settle(parts: Parts, changes: Changes, queue: int, *, owner: int | None, now
     for count, ids in by_count(changes.released):
         parts.add("released", array(ids), queue, count)
     _settle_brought(parts, changes, queue, now)
+    return handled[0][1] if handled else ()
 
 
 def by_count(deliveries: Sequence[Delivery]) -> list[tuple[int, list[int]]]:

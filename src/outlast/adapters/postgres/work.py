@@ -16,7 +16,7 @@ from outlast.adapters.postgres.names import Names, Numbers
 from outlast.adapters.postgres.parts import PARTS, Parts
 from outlast.adapters.postgres.schema import array, micros, read, within, written
 from outlast.adapters.postgres.sessions import OwnSession, Session
-from outlast.adapters.postgres.settling import by_count, settle
+from outlast.adapters.postgres.settling import settle
 from outlast.adapters.postgres.statements import SAVEPOINT_NAME, PostgresStatements
 from outlast.adapters.postgres.trouble import attempting, chain, is_of_the_server, is_overruled
 from outlast.errors import BadHandler, Conflict, Unavailable
@@ -220,8 +220,9 @@ class PostgresWork:
 
     async def _write(self, changes: Changes) -> None:
         parts = Parts()
+        handled: Sequence[int] = ()
         if changes.handled or changes.claimed or changes.renewed or changes.released:
-            settle(parts, changes, await self._queue(), owner=self._owner, now=self.now)
+            handled = settle(parts, changes, await self._queue(), owner=self._owner, now=self.now)
             if changes.released:
                 self._rung.add(self.service)
         if changes.saved:
@@ -236,8 +237,7 @@ class PostgresWork:
             parts.add("withdrawn", array(micros(w.due) for w in withdrawn), [written(w.id) for w in withdrawn])
         self.bury(parts, changes.dead)
         if changes.history:
-            handled = by_count(changes.handled)[:1]  # the part that is called so
-            values = history.row_of(changes.history, {id for _, ids in handled for id in ids})
+            values = history.row_of(changes.history, set(handled))
             parts.add("history_of_handled" if handled else "history", *values)
         if parts and self._may_be_lost(changes):
             parts.add("unsynced")
